@@ -1,0 +1,87 @@
+"""Deployments: a model made callable, and the rules a deployment follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+
+from aiwm.domain.models import Model
+from aiwm.errors import Conflict, Invalid, WrongState
+
+
+class DeploymentStatus(StrEnum):
+    QUEUED = "queued"
+    DEPLOYING = "deploying"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    ERROR = "error"
+
+
+USING_ITS_MODEL = (
+    DeploymentStatus.QUEUED,
+    DeploymentStatus.DEPLOYING,
+    DeploymentStatus.RUNNING,
+    DeploymentStatus.STOPPING,
+)
+"""States in which the model of a deployment may not be switched off or deleted."""
+
+STARTABLE = (DeploymentStatus.STOPPED, DeploymentStatus.FAILED, DeploymentStatus.ERROR)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """Sums over the ledger rows of one deployment. `cost` is in USD."""
+
+    requests: int = 0
+    tokens: int = 0
+    cost: Decimal = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    id: str
+    org_id: str
+    user_id: str
+    name: str
+    description: str
+    model_id: str
+    node_id: str | None = None
+    resource_id: str | None = None
+    allowed_models: tuple[str, ...] | None = None
+    status: DeploymentStatus
+    error_message: str | None = None
+    created_by: str
+    updated_by: str
+    created_at: int
+    updated_at: int
+    totals: Totals = Totals()
+
+    def require_startable(self) -> None:
+        if self.status is DeploymentStatus.RUNNING:
+            raise WrongState(f'Deployment "{self.name}" is already running')
+        if self.status not in STARTABLE:
+            raise WrongState(f'Cannot start deployment "{self.name}". Current status: {self.status}')
+
+    def require_stoppable(self) -> None:
+        if self.status is not DeploymentStatus.RUNNING:
+            raise WrongState(f'Cannot stop deployment "{self.name}". Current status: {self.status}')
+
+    def require_deletable(self) -> None:
+        if self.status in USING_ITS_MODEL:
+            raise Conflict(
+                f"Cannot delete deployment \"{self.name}\". It is currently in '{self.status}' status. "
+                "Please stop it first."
+            )
+
+
+def first_status(model: Model, *, node_id: str | None, resource_id: str | None) -> DeploymentStatus:
+    """The state a new deployment of `model` begins in; raises when it may not be made."""
+    model.require_deployable()
+    if not model.is_api_based:
+        return DeploymentStatus.QUEUED
+    if node_id is not None or resource_id is not None:
+        raise Invalid("Cannot create deployment for api-based model with nodeId or resourceId")
+    return DeploymentStatus.RUNNING

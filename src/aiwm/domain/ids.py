@@ -1,0 +1,24 @@
+"""Identifiers: 24 hexadecimal digits, made in one place."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+
+from aiwm.errors import Invalid
+
+_ID = re.compile(r"[0-9a-f]{24}")
+
+
+def new_id() -> str:
+    """Eight digits of seconds, then sixteen random ones: sorts by age, cannot be guessed."""
+    return f"{int(time.time()) & 0xFFFFFFFF:08x}{secrets.token_hex(8)}"
+
+
+def checked_id(text: str, noun: str) -> str:
+    """`text`, in lower case, if it has the form of an id; raises Invalid otherwise."""
+    lowered = text.lower()
+    if not _ID.fullmatch(lowered):
+        raise Invalid(f"{noun} ID must be 24 hexadecimal digits")
+    return lowered

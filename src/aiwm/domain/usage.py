@@ -1,0 +1,74 @@
+"""Usage: what one inference request cost in tokens, and the ledger row that keeps it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one answer. The parts are contained in the totals; a part that nobody reported is 0."""
+
+    input_tokens: int = 0
+    """All that the model read: fresh, read from a cache and written to one."""
+    output_tokens: int = 0
+    """All that the model wrote, reasoning included."""
+    cache_read_tokens: int = 0
+    """Part of the input."""
+    cache_write_tokens: int = 0
+    """Part of the input."""
+    reasoning_tokens: int = 0
+    """Part of the output."""
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+
+class End(StrEnum):
+    """How a request ended."""
+
+    COMPLETE = "complete"
+    CLIENT_GONE = "client-gone"
+    PROVIDER_BROKE = "provider-broke"
+    TIMED_OUT = "timed-out"
+    GATEWAY_DIED = "gateway-died"
+
+
+class Source(StrEnum):
+    """Where a row's numbers come from."""
+
+    PROVIDER = "provider"
+    ESTIMATED = "estimated"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRow:
+    """One inference request that reached a provider. Times are milliseconds; `started_at` since the epoch."""
+
+    request_id: str
+    correlation_id: str
+    org_id: str
+    user_id: str
+    deployment_id: str
+    model_id: str
+    provider: str
+    provider_request_id: str | None
+    model_asked: str | None
+    model_answered: str | None
+    status: int | None
+    """Of the provider's answer; None when there was none."""
+    streamed: bool
+    started_at: int
+    first_byte_ms: int | None
+    total_ms: int
+    end: End
+    source: Source
+    usage: Usage
+    raw_usage: str | None
+    """The provider's own usage object, as JSON."""
+    cost: Decimal | None = None
+    """In USD; None is unknown, which is not 0."""

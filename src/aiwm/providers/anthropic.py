@@ -1,0 +1,25 @@
+"""Anthropic Messages API: https://docs.anthropic.com/en/api/messages"""
+
+from aiwm.providers.base import Provider, UsageFields
+
+PROVIDER = Provider(
+    name="anthropic",
+    endpoint="https://api.anthropic.com",
+    key_header="x-api-key",
+    key_prefix="",
+    default_headers={"anthropic-version": "2023-06-01"},
+    model_in_body=frozenset({"messages", "messages/count_tokens", "complete"}),
+    usage=UsageFields(
+        # A stream reports input on message_start and cumulative output on message_delta.
+        roots=[("usage",), ("message", "usage")],
+        marker=b'"usage"',
+        # Anthropic's input_tokens leaves cached tokens out.
+        input_tokens=[("input_tokens",), ("cache_creation_input_tokens",), ("cache_read_input_tokens",)],
+        output_tokens=[("output_tokens",)],
+        cache_read_tokens=[("cache_read_input_tokens",)],
+        cache_write_tokens=[("cache_creation_input_tokens",)],
+        reasoning_tokens=[("output_tokens_details", "thinking_tokens")],
+        model=[("model",), ("message", "model")],
+    ),
+    request_id_header=b"request-id",
+)

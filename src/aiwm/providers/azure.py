@@ -1,0 +1,20 @@
+"""Azure OpenAI: https://learn.microsoft.com/azure/ai-foundry/openai/reference
+
+OpenAI's API under `{resource}/openai`, with the key in `api-key`, a version in the query, and (outside its
+v1 paths) the model's deployment in the path: there no body needs a `model`.
+"""
+
+from dataclasses import replace
+
+from aiwm.providers import openai
+
+PROVIDER = replace(
+    openai.PROVIDER,
+    name="azure",
+    endpoint="https://RESOURCE.openai.azure.com/openai",
+    key_header="api-key",
+    key_prefix="",
+    config_headers={},
+    config_query={"api-version": "api-version"},
+    request_id_header=b"apim-request-id",
+)

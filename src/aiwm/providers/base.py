@@ -1,0 +1,58 @@
+"""What a provider is: facts, no behaviour. One small file a provider; `registry` holds them all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+Path = tuple[str, ...]
+"""Keys from the top of a JSON object downwards."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageFields:
+    """Where a provider's answers hold their token counts.
+
+    One rule serves JSON answers and every kind of stream: the last value seen for a path wins, and
+    the paths under one name add up. Names are those of `aiwm.domain.usage.Usage`; what a provider
+    does not report has no path.
+    """
+
+    roots: Sequence[Path]
+    """Where, in an answer or one event of a stream, the usage object may stand. () is the top itself."""
+    marker: bytes
+    """Bytes that every event with a usage object contains: events without them are not parsed."""
+    input_tokens: Sequence[Path]
+    """All tokens read, cached ones included."""
+    output_tokens: Sequence[Path]
+    """All tokens written, reasoning included."""
+    cache_read_tokens: Sequence[Path] = ()
+    cache_write_tokens: Sequence[Path] = ()
+    reasoning_tokens: Sequence[Path] = ()
+    model: Sequence[Path] = (("model",),)
+    """Where the name of the model that answered stands; the first found wins."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provider:
+    name: str
+    endpoint: str = ""
+    """The address people use when they do not run their own; documentation, not a default."""
+
+    key_header: str = "authorization"
+    key_prefix: str = "Bearer "
+    config_headers: Mapping[str, str] = field(default_factory=dict)
+    """apiConfig key -> header that is always sent with its value, whatever the caller sent."""
+    default_headers: Mapping[str, str] = field(default_factory=dict)
+    """Header -> value sent when the caller sent none; an apiConfig key of the same name replaces the value."""
+    config_query: Mapping[str, str] = field(default_factory=dict)
+    """apiConfig key -> query parameter added when the caller gave none."""
+
+    model_in_body: frozenset[str] = frozenset()
+    """Paths, without the version in front, whose JSON body takes a `model`. Only these are ever filled in."""
+    model_in_path: str = ""
+    """Segment after which a path names the model (`/models/{model}:generateContent`); empty: it never does."""
+
+    usage: UsageFields
+    request_id_header: bytes = b"x-request-id"
+    """The provider's own name for a request, for its support desk."""

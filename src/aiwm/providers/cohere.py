@@ -1,0 +1,18 @@
+"""Cohere: https://docs.cohere.com/reference/about"""
+
+from aiwm.providers.base import Provider, UsageFields
+
+PROVIDER = Provider(
+    name="cohere",
+    endpoint="https://api.cohere.com",
+    model_in_body=frozenset({"chat", "embed", "rerank", "chat/completions", "embeddings"}),
+    usage=UsageFields(
+        # v2 chat ends with usage (in a stream: message-end, under delta); embed and rerank have meta;
+        # its OpenAI-compatible paths have OpenAI's usage.
+        roots=[("usage",), ("delta", "usage"), ("meta",)],
+        marker=b'"usage"',
+        input_tokens=[("tokens", "input_tokens"), ("prompt_tokens",)],
+        output_tokens=[("tokens", "output_tokens"), ("completion_tokens",)],
+        cache_read_tokens=[("cached_tokens",)],
+    ),
+)

@@ -1,0 +1,21 @@
+"""Ollama: https://docs.ollama.com/api. Its own API in NDJSON under /api, and OpenAI's under /v1."""
+
+from dataclasses import replace
+
+from aiwm.providers import openai
+
+PROVIDER = replace(
+    openai.PROVIDER,
+    name="ollama",
+    endpoint="http://localhost:11434",
+    config_headers={},
+    model_in_body=openai.PROVIDER.model_in_body | {"api/chat", "api/generate", "api/embed", "api/embeddings"},
+    usage=replace(
+        openai.PROVIDER.usage,
+        # The native API counts on the record that says done, on top level.
+        roots=[("usage",), ("response", "usage"), ()],
+        marker=b'"',
+        input_tokens=[*openai.PROVIDER.usage.input_tokens, ("prompt_eval_count",)],
+        output_tokens=[*openai.PROVIDER.usage.output_tokens, ("eval_count",)],
+    ),
+)

@@ -1,0 +1,21 @@
+"""xAI: https://docs.x.ai/docs/api-reference. OpenAI's API with another meaning of one number."""
+
+from dataclasses import replace
+
+from aiwm.providers import openai
+
+PROVIDER = replace(
+    openai.PROVIDER,
+    name="xai",
+    endpoint="https://api.x.ai",
+    config_headers={},
+    usage=replace(
+        openai.PROVIDER.usage,
+        # Chat completions leave reasoning out of completion_tokens; the Responses API counts it in.
+        output_tokens=[
+            ("completion_tokens",),
+            ("completion_tokens_details", "reasoning_tokens"),
+            ("output_tokens",),
+        ],
+    ),
+)

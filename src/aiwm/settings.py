@@ -1,0 +1,178 @@
+"""Everything an operator can set, and the only reader of the environment.
+
+Each field is the variable AIWM_<NAME>; its docstring is its manual: `aiwm settings` prints it and
+`docs/settings.md` is made from it. Rooms are handed values, never this object.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from aiwm.errors import StartError
+
+PREFIX = "AIWM_"
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+CommaSeparated = Annotated[tuple[str, ...], BeforeValidator(_split)]
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    data_dir: Path = Field(default=Path("~/.local/share/aiwm"), validate_default=True)
+    """Folder of the database, the keys and the admin's first password. Made at the first start, mode 0700."""
+    database_url: str = ""
+    """Where everything is kept: empty for SQLite in the data directory, or `postgresql+asyncpg://user:password@host/name`."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. `0.0.0.0` lets other machines in."""
+    port: Port = 3003
+    """Port of AIWM."""
+    iam_port: Port = 3000
+    """Port of the embedded identity service (IAM). 0 switches it off; `/auth/*` is then served on AIWM's port only."""
+    simulator_port: Port = 3010
+    """Port of the simulated provider of `aiwm serve --demo` and `aiwm simulate`."""
+    public_url: str = ""
+    """URL under which callers reach AIWM, used in `endpoint.url` of a deployment. Empty: made from host and port."""
+
+    admin_password: SecretStr | None = None
+    """Password of the user `admin` made at the first start. Unset: a random one, printed once and kept in the data directory."""
+    encryption_keys: SecretStr | None = None
+    """Fernet keys that encrypt provider keys at rest, comma-separated, newest first. Unset: made at the first start in the data directory."""
+    jwt_secret: SecretStr | None = None
+    """At least 32 bytes: tokens are HS256 with this secret, an existing IAM's included. Unset: RS256 with a key of our own."""
+    jwks_url: str = ""
+    """URL of an existing IAM's JSON Web Key Set. Its tokens are accepted and the embedded IAM is off."""
+    jwt_issuer: str = ""
+    """When set, tokens must carry this `iss`; the embedded IAM writes it."""
+    jwt_audience: str = ""
+    """When set, tokens must carry this `aud`; the embedded IAM writes it."""
+    access_token_seconds: Annotated[int, Field(ge=60, le=86_400)] = 3600
+    """How long an access token is good for."""
+    refresh_token_seconds: Annotated[int, Field(ge=60, le=31_536_000)] = 30 * 86_400
+    """How long a refresh token is good for."""
+
+    connect_timeout: Seconds = 5.0
+    """Seconds to find, reach and shake hands with a provider."""
+    first_byte_timeout: Seconds = 600.0
+    """Seconds from the last byte of the request to the first of the provider's answer."""
+    idle_timeout: Seconds = 300.0
+    """Seconds without a byte in the middle of a provider's answer."""
+    max_body_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
+    """Largest request body in bytes; a larger one is answered 413."""
+    private_upstreams: CommaSeparated = ()
+    """Host names, addresses or networks (CIDR) that models may point to besides public addresses, comma-separated."""
+
+    drain_seconds: Annotated[int, Field(ge=0, le=3600)] = 30
+    """Seconds that running answers get to finish after SIGTERM or Ctrl-C."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level that is logged. Logs go to standard error."""
+    log_format: Literal["json", "console", ""] = ""
+    """`json` for machines, `console` for people. Empty: console on a terminal, else json."""
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("jwt_secret")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value().encode()) < 32:
+            raise ValueError("must be at least 32 bytes long")
+        return value
+
+    @field_validator("admin_password")
+    @classmethod
+    def _usable_password(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not 8 <= len(value.get_secret_value()) <= 128:
+            raise ValueError("must be 8 to 128 characters long")
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, value: str) -> str:
+        if value and not value.startswith(("sqlite+aiosqlite:///", "postgresql+asyncpg://")):
+            raise ValueError("must begin with postgresql+asyncpg:// or sqlite+aiosqlite:///")
+        return value
+
+    @field_validator("public_url", "jwks_url")
+    @classmethod
+    def _http_url(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value.rstrip("/")
+
+    @field_validator("private_upstreams")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            if "/" in entry:
+                ipaddress.ip_network(entry, strict=False)
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.jwt_secret and self.jwks_url:
+            raise ValueError("AIWM_JWT_SECRET and AIWM_JWKS_URL exclude each other: set one of them")
+        ports = [port for port in (self.port, self.iam_port) if port]
+        if len(set(ports)) != len(ports):
+            raise ValueError("AIWM_PORT and AIWM_IAM_PORT must differ (AIWM_IAM_PORT=0 switches the IAM's port off)")
+        return self
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Self:
+        """Raises StartError naming every wrong or unknown variable at once; values are never quoted."""
+        given = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
+        try:
+            return cls.model_validate({name.removeprefix(PREFIX).lower(): value for name, value in given.items()})
+        except ValidationError as error:
+            raise StartError("; ".join(_problem(item) for item in error.errors(include_input=False))) from None
+
+    @property
+    def effective_database_url(self) -> str:
+        return self.database_url or f"sqlite+aiosqlite:///{self.data_dir / 'aiwm.db'}"
+
+    @property
+    def effective_public_url(self) -> str:
+        host = "localhost" if self.host in {"127.0.0.1", "0.0.0.0", "::", "::1"} else self.host
+        return self.public_url or f"http://{host}:{self.port}"
+
+
+def _problem(error: Any) -> str:
+    if not error["loc"]:
+        return str(error["msg"]).removeprefix("Value error, ")
+    name = PREFIX + str(error["loc"][0]).upper()
+    if error["type"] == "extra_forbidden":
+        return f"{name} is not a setting; `aiwm settings` lists them all"
+    return f"{name} {str(error['msg']).removeprefix('Value error, ')}"
+
+
+def table() -> list[tuple[str, str, str]]:
+    """Every setting as (variable, default, manual), in the order of the source."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        shown = "" if default in (None, "", ()) else str(default)
+        rows.append((PREFIX + name.upper(), shown, field.description or ""))
+    return rows

@@ -1,0 +1,25 @@
+"""Where an upstream request goes, and how long each part of it may take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A scheme, a host and a port: what connections are kept for. `host` is a name or a bare address, no brackets."""
+
+    scheme: str
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds. `connect` covers name look-up, TCP and TLS together."""
+
+    connect: float
+    first_byte: float
+    """From the last byte of the request having been handed over to the head of the answer."""
+    idle: float
+    """Between two pieces of the body."""
