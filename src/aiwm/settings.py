@@ -42,25 +42,25 @@ class Settings(BaseModel):
     data_dir: Path = Field(default=Path("~/.local/share/aiwm"), validate_default=True)
     """Folder of the database, the keys and the admin's first password. Made at the first start, mode 0700."""
     database_url: str = ""
-    """Where everything is kept: empty for SQLite in the data directory, or `postgresql+asyncpg://user:password@host/name`."""
+    """Where everything is kept: `postgresql+asyncpg://user:password@host/name`. Empty: SQLite in the data directory."""
 
     host: str = "127.0.0.1"
     """Address to listen on. `0.0.0.0` lets other machines in."""
     port: Port = 3003
     """Port of AIWM."""
     iam_port: Port = 3000
-    """Port of the embedded identity service (IAM). 0 switches it off; `/auth/*` is then served on AIWM's port only."""
+    """Port of the embedded identity service (IAM). 0 switches the port off; `/auth/*` stays on AIWM's own."""
     simulator_port: Port = 3010
     """Port of the simulated provider of `aiwm serve --demo` and `aiwm simulate`."""
     public_url: str = ""
     """URL under which callers reach AIWM, used in `endpoint.url` of a deployment. Empty: made from host and port."""
 
     admin_password: SecretStr | None = None
-    """Password of the user `admin` made at the first start. Unset: a random one, printed once and kept in the data directory."""
+    """Password of the user `admin` made at the first start. Unset: a random one, printed once and kept in a file."""
     encryption_keys: SecretStr | None = None
-    """Fernet keys that encrypt provider keys at rest, comma-separated, newest first. Unset: made at the first start in the data directory."""
+    """Fernet keys that encrypt provider keys at rest, comma-separated, newest first. Unset: made at the first start."""
     jwt_secret: SecretStr | None = None
-    """At least 32 bytes: tokens are HS256 with this secret, an existing IAM's included. Unset: RS256 with a key of our own."""
+    """At least 32 bytes: tokens are HS256 with this secret, an existing IAM's too. Unset: RS256 with a key of our own."""
     jwks_url: str = ""
     """URL of an existing IAM's JSON Web Key Set. Its tokens are accepted and the embedded IAM is off."""
     jwt_issuer: str = ""

@@ -1,0 +1,140 @@
+"""The connection to SQLite or PostgreSQL: transactions, migrations, and the errors of both in our words.
+
+Everything above this room sees two ways in, `reading()` and `writing()`, each one transaction. On
+SQLite a writing transaction takes the write lock at its first word (BEGIN IMMEDIATE), so what it
+reads stays true until it commits; on PostgreSQL the store locks the rows it decides on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from aiwm.errors import StartError, Unavailable
+from aiwm.store import migrations
+from aiwm.store.tables import metadata
+
+BUSY_SECONDS = 5
+"""How long a statement waits for SQLite's lock or for a pooled connection before the caller is told to try again."""
+
+_MIGRATION_LOCK = 4_120_240_419
+"""PostgreSQL advisory lock: two programs started at once migrate one after the other."""
+
+
+class Database:
+    def __init__(self, url: str) -> None:
+        self._url = make_url(url)
+        self._sqlite = self._url.get_backend_name() == "sqlite"
+        self._engine = _sqlite_engine(url) if self._sqlite else _postgresql_engine(url)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that changes nothing. Raises Unavailable when the database does not answer."""
+        async with _translated(), self._engine.begin() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that is all done or not at all. Raises Unavailable when the database does not answer."""
+        async with _translated(), self._engine.connect() as connection:
+            if self._sqlite:
+                await connection.execution_options(aiwm_begin="BEGIN IMMEDIATE")
+            async with connection.begin():
+                yield connection
+
+    async def ping(self) -> None:
+        """Raises Unavailable unless the database answers and has the schema of this program."""
+        async with self.reading() as connection:
+            revision = await connection.scalar(text("SELECT version_num FROM alembic_version"))
+        if revision != migrations.HEAD:
+            raise Unavailable("The database has another version than this program")
+
+    async def migrate(self) -> None:
+        """Brings an older database up to this program. Raises StartError for a newer one, or when none is there."""
+        try:
+            async with self.reading() as connection:
+                found = await connection.run_sync(migrations.revision)
+            if found == migrations.HEAD:
+                return
+            if found is not None and found not in migrations.known():
+                raise StartError(
+                    f"the database {self._shown} is newer than this program (it has revision {found}): "
+                    "install the AIWM that made it, or a later one"
+                )
+            async with self.writing() as connection:
+                if not self._sqlite:
+                    await connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
+                await connection.run_sync(migrations.upgrade)
+        except Unavailable as error:
+            raise StartError(f"the database {self._shown} can't be opened: {_reason(error.__cause__)}") from error
+
+    async def differences(self) -> list[Any]:
+        """What separates the database from `tables`; empty when migrations and schema agree. For tests."""
+        async with self.reading() as connection:
+            return await connection.run_sync(lambda sync: migrations.differences(sync, metadata))
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+    @property
+    def _shown(self) -> str:
+        return self._url.render_as_string(hide_password=True)
+
+
+@asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
+    """The libraries' ways of saying `not now` become Unavailable. A broken rule stays an IntegrityError."""
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except (DBAPIError, PoolTimeout, OSError) as error:
+        raise Unavailable from error
+
+
+def _reason(error: BaseException | None) -> str:
+    original = getattr(error, "orig", None) or error
+    return str(original).splitlines()[0] if str(original) else type(original).__name__
+
+
+def _sqlite_engine(url: str) -> AsyncEngine:
+    path = make_url(url).database
+    if path:
+        Path(path).touch(mode=0o600, exist_ok=True)
+    engine = create_async_engine(url, pool_size=8, max_overflow=0, pool_timeout=BUSY_SECONDS)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def _configure(connection: Any, _record: object) -> None:
+        # The driver would begin transactions by itself, late and deferred; `_begin` does it instead.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begin(connection: Any) -> None:
+        connection.exec_driver_sql(connection.get_execution_options().get("aiwm_begin", "BEGIN"))
+
+    return engine
+
+
+def _postgresql_engine(url: str) -> AsyncEngine:
+    return create_async_engine(
+        url,
+        pool_size=8,
+        max_overflow=8,
+        pool_timeout=BUSY_SECONDS,
+        pool_pre_ping=True,
+        connect_args={"timeout": BUSY_SECONDS},
+    )

@@ -1,0 +1,133 @@
+"""The first schema: organizations, users, sessions, models, deployments, the ledger."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+
+
+    op.create_table('deployment_totals',
+    sa.Column('deployment_id', sa.String(length=24), nullable=False),
+    sa.Column('requests', sa.BigInteger(), nullable=False),
+    sa.Column('tokens', sa.BigInteger(), nullable=False),
+    sa.PrimaryKeyConstraint('deployment_id', name=op.f('pk_deployment_totals'))
+    )
+    op.create_table('ledger',
+    sa.Column('request_id', sa.String(length=24), nullable=False),
+    sa.Column('correlation_id', sa.String(length=128), nullable=False),
+    sa.Column('org_id', sa.String(length=255), nullable=False),
+    sa.Column('user_id', sa.String(length=255), nullable=False),
+    sa.Column('deployment_id', sa.String(length=24), nullable=False),
+    sa.Column('model_id', sa.String(length=24), nullable=False),
+    sa.Column('provider', sa.String(length=100), nullable=False),
+    sa.Column('provider_request_id', sa.String(length=200), nullable=True),
+    sa.Column('model_asked', sa.String(length=200), nullable=True),
+    sa.Column('model_answered', sa.String(length=200), nullable=True),
+    sa.Column('status', sa.Integer(), nullable=True),
+    sa.Column('streamed', sa.Boolean(), nullable=False),
+    sa.Column('started_at', sa.BigInteger(), nullable=False),
+    sa.Column('first_byte_ms', sa.Integer(), nullable=True),
+    sa.Column('total_ms', sa.BigInteger(), nullable=False),
+    sa.Column('end', sa.String(length=16), nullable=False),
+    sa.Column('source', sa.String(length=16), nullable=False),
+    sa.Column('input_tokens', sa.BigInteger(), nullable=False),
+    sa.Column('output_tokens', sa.BigInteger(), nullable=False),
+    sa.Column('cache_read_tokens', sa.BigInteger(), nullable=False),
+    sa.Column('cache_write_tokens', sa.BigInteger(), nullable=False),
+    sa.Column('reasoning_tokens', sa.BigInteger(), nullable=False),
+    sa.Column('raw_usage', sa.Text(), nullable=True),
+    sa.PrimaryKeyConstraint('request_id', name=op.f('pk_ledger'))
+    )
+    op.create_index('ix_ledger_deployment_id_started_at', 'ledger', ['deployment_id', 'started_at'], unique=False)
+    op.create_table('models',
+    sa.Column('id', sa.String(length=24), nullable=False),
+    sa.Column('org_id', sa.String(length=255), nullable=False),
+    sa.Column('user_id', sa.String(length=255), nullable=False),
+    sa.Column('name', sa.String(length=100), nullable=False),
+    sa.Column('type', sa.String(length=16), nullable=False),
+    sa.Column('description', sa.String(length=500), nullable=False),
+    sa.Column('deployment_type', sa.String(length=16), nullable=False),
+    sa.Column('scope', sa.String(length=16), nullable=False),
+    sa.Column('status', sa.String(length=16), nullable=False),
+    sa.Column('provider', sa.String(length=100), nullable=True),
+    sa.Column('api_endpoint', sa.Text(), nullable=True),
+    sa.Column('model_identifier', sa.String(length=200), nullable=True),
+    sa.Column('api_config', sa.Text(), nullable=True),
+    sa.Column('repository', sa.String(length=500), nullable=True),
+    sa.Column('framework', sa.String(length=100), nullable=True),
+    sa.Column('file_name', sa.String(length=500), nullable=True),
+    sa.Column('file_size', sa.BigInteger(), nullable=True),
+    sa.Column('download_path', sa.String(length=1000), nullable=True),
+    sa.Column('created_by', sa.String(length=255), nullable=False),
+    sa.Column('updated_by', sa.String(length=255), nullable=False),
+    sa.Column('created_at', sa.BigInteger(), nullable=False),
+    sa.Column('updated_at', sa.BigInteger(), nullable=False),
+    sa.Column('deleted_at', sa.BigInteger(), nullable=True),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_models'))
+    )
+    op.create_index('ix_models_org_id_created_at', 'models', ['org_id', 'created_at'], unique=False)
+    op.create_table('organizations',
+    sa.Column('id', sa.String(length=24), nullable=False),
+    sa.Column('name', sa.String(length=100), nullable=False),
+    sa.Column('description', sa.String(length=500), nullable=False),
+    sa.Column('created_by', sa.String(length=255), nullable=False),
+    sa.Column('updated_by', sa.String(length=255), nullable=False),
+    sa.Column('created_at', sa.BigInteger(), nullable=False),
+    sa.Column('updated_at', sa.BigInteger(), nullable=False),
+    sa.Column('deleted_at', sa.BigInteger(), nullable=True),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_organizations'))
+    )
+    op.create_table('deployments',
+    sa.Column('id', sa.String(length=24), nullable=False),
+    sa.Column('org_id', sa.String(length=255), nullable=False),
+    sa.Column('user_id', sa.String(length=255), nullable=False),
+    sa.Column('name', sa.String(length=100), nullable=False),
+    sa.Column('description', sa.String(length=500), nullable=False),
+    sa.Column('model_id', sa.String(length=24), nullable=False),
+    sa.Column('node_id', sa.String(length=24), nullable=True),
+    sa.Column('resource_id', sa.String(length=24), nullable=True),
+    sa.Column('allowed_models', sa.Text(), nullable=True),
+    sa.Column('status', sa.String(length=16), nullable=False),
+    sa.Column('error_message', sa.Text(), nullable=True),
+    sa.Column('created_by', sa.String(length=255), nullable=False),
+    sa.Column('updated_by', sa.String(length=255), nullable=False),
+    sa.Column('created_at', sa.BigInteger(), nullable=False),
+    sa.Column('updated_at', sa.BigInteger(), nullable=False),
+    sa.Column('deleted_at', sa.BigInteger(), nullable=True),
+    sa.ForeignKeyConstraint(['model_id'], ['models.id'], name=op.f('fk_deployments_model_id')),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_deployments'))
+    )
+    op.create_index(op.f('ix_deployments_model_id'), 'deployments', ['model_id'], unique=False)
+    op.create_index('ix_deployments_org_id_created_at', 'deployments', ['org_id', 'created_at'], unique=False)
+    op.create_table('users',
+    sa.Column('id', sa.String(length=24), nullable=False),
+    sa.Column('org_id', sa.String(length=24), nullable=False),
+    sa.Column('username', sa.String(length=100), nullable=False),
+    sa.Column('username_key', sa.String(length=200), nullable=False),
+    sa.Column('fullname', sa.String(length=200), nullable=False),
+    sa.Column('password_hash', sa.Text(), nullable=False),
+    sa.Column('status', sa.String(length=16), nullable=False),
+    sa.Column('roles', sa.Text(), nullable=False),
+    sa.Column('created_by', sa.String(length=255), nullable=False),
+    sa.Column('updated_by', sa.String(length=255), nullable=False),
+    sa.Column('created_at', sa.BigInteger(), nullable=False),
+    sa.Column('updated_at', sa.BigInteger(), nullable=False),
+    sa.Column('deleted_at', sa.BigInteger(), nullable=True),
+    sa.ForeignKeyConstraint(['org_id'], ['organizations.id'], name=op.f('fk_users_org_id')),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_users'))
+    )
+    op.create_index(op.f('ix_users_org_id'), 'users', ['org_id'], unique=False)
+    op.create_index('uq_users_username_key', 'users', ['username_key'], unique=True, sqlite_where=sa.text('deleted_at IS NULL'), postgresql_where=sa.text('deleted_at IS NULL'))
+    op.create_table('sessions',
+    sa.Column('id', sa.String(length=24), nullable=False),
+    sa.Column('user_id', sa.String(length=24), nullable=False),
+    sa.Column('refresh_hash', sa.String(length=64), nullable=False),
+    sa.Column('created_at', sa.BigInteger(), nullable=False),
+    sa.Column('expires_at', sa.BigInteger(), nullable=False),
+    sa.Column('revoked_at', sa.BigInteger(), nullable=True),
+    sa.ForeignKeyConstraint(['user_id'], ['users.id'], name=op.f('fk_sessions_user_id')),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_sessions'))
+    )
+    op.create_index(op.f('ix_sessions_revoked_at'), 'sessions', ['revoked_at'], unique=False)
+    op.create_index(op.f('ix_sessions_user_id'), 'sessions', ['user_id'], unique=False)
