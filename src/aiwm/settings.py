@@ -60,7 +60,7 @@ class Settings(BaseModel):
     encryption_keys: SecretStr | None = None
     """Fernet keys that encrypt provider keys at rest, comma-separated, newest first. Unset: made at the first start."""
     jwt_secret: SecretStr | None = None
-    """At least 32 bytes: tokens are HS256 with this secret, an existing IAM's too. Unset: RS256 with a key of our own."""
+    """At least 32 bytes: tokens are HS256 with this secret, an existing IAM's too. Unset: RS256, a key of our own."""
     jwks_url: str = ""
     """URL of an existing IAM's JSON Web Key Set. Its tokens are accepted and the embedded IAM is off."""
     jwt_issuer: str = ""
