@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """A scheme, a host and a port: what connections are kept for. `host` is a name or a bare address, no brackets."""
+    """What connections are kept for. `host` is a name or a bare address, without brackets."""
 
     scheme: str
+    """http or https."""
     host: str
     port: int
 
