@@ -1,0 +1,57 @@
+"""Request bodies of the control plane: read whole, within a limit, and JSON under the types that callers send it as."""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from aiwm.errors import BodyTooLarge, ClientGone, UnsupportedMediaType
+
+_JSON = b"application/json"
+_TAKEN_AS_JSON = frozenset({b"", _JSON, b"application/x-www-form-urlencoded"})
+"""`curl -d` without a header says form-urlencoded and people send it JSON: it is read as what it is."""
+
+
+class JsonBodies:
+    """Raises BodyTooLarge and UnsupportedMediaType; the application below sees one message of application/json."""
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await self._read(receive)
+        if body:
+            scope = {**scope, "headers": _as_json(scope["headers"])}
+        sent = False
+
+        async def replay() -> Message:
+            nonlocal sent
+            if sent:
+                return await receive()
+            sent = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self._app(scope, replay, send)
+
+    async def _read(self, receive: Receive) -> bytes:
+        body = b""
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            part: bytes = message.get("body", b"")
+            body += part
+            if len(body) > self._max_bytes:
+                raise BodyTooLarge(f"The request body is too large: at most {self._max_bytes} bytes are read here")
+            if not message.get("more_body"):
+                return body
+
+
+def _as_json(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    given = next((value for name, value in headers if name == b"content-type"), b"")
+    media_type = given.split(b";", 1)[0].strip().lower()
+    if media_type not in _TAKEN_AS_JSON and not media_type.endswith(b"+json"):
+        raise UnsupportedMediaType(
+            f"Content-Type {given.decode('latin-1')[:100]} is not read here; send application/json"
+        )
+    return [*(item for item in headers if item[0] != b"content-type"), (b"content-type", _JSON)]

@@ -1,0 +1,100 @@
+"""The one place where an error becomes an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from aiwm.domain import times
+from aiwm.errors import AiwmError, Invalid, MethodNotAllowed, NotFound
+
+MARK = ("x-aiwm-error", "gateway")
+"""On every error of ours and on no other answer: a caller can tell it from the provider's."""
+
+
+def render(error: AiwmError, *, path: str, correlation_id: str) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Status, headers and body of the answer. The phrase comes from HTTPStatus: it cannot disagree with the code."""
+    body = orjson.dumps(
+        {
+            "statusCode": int(error.status),
+            "message": error.message,
+            "error": _phrase(error.status),
+            "timestamp": times.iso(times.now()),
+            "path": path,
+            "correlationId": correlation_id,
+        }
+    )
+    headers = [
+        ("content-type", "application/json; charset=utf-8"),
+        ("content-length", str(len(body))),
+        MARK,
+        *error.headers.items(),
+    ]
+    return int(error.status), [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers], body
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Client Closed Request"
+
+
+def install(app: FastAPI) -> None:
+    """What FastAPI and Starlette raise by themselves joins our tree; all of it is rendered by `render`."""
+    app.add_exception_handler(AiwmError, _answer)
+    app.add_exception_handler(RequestValidationError, lambda request, exc: _answer(request, _from_validation(exc)))
+    app.add_exception_handler(HTTPException, lambda request, exc: _answer(request, _from_starlette(request, exc)))
+    # Starlette answers with this and raises on: `front` logs the exception.
+    app.add_exception_handler(Exception, lambda request, _: _answer(request, AiwmError()))
+
+
+def _answer(request: Request, error: Exception) -> Response:
+    assert isinstance(error, AiwmError)  # noqa: S101 - narrows the handler's type; Starlette dispatches by class
+    facts = request.scope["aiwm"]
+    status, headers, body = render(error, path=request.scope["path"], correlation_id=facts.correlation_id)
+    response = Response(body, status)
+    response.raw_headers = headers
+    return response
+
+
+def _from_validation(error: Exception) -> AiwmError:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    return Invalid(validation_texts(error.errors()))
+
+
+def validation_texts(errors: Sequence[Any]) -> list[str]:
+    """One text for each problem, `field: what is wrong`, without the value: it may be a secret."""
+    return [f"{_field(error['loc'])}: {_wrong(error)}" for error in errors]
+
+
+_TEXTS = {"extra_forbidden": "is not a field of this request", "missing": "is required", "json_invalid": "is not JSON"}
+
+
+def _wrong(error: Any) -> str:
+    return _TEXTS.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ")
+
+
+def _field(loc: Sequence[str | int]) -> str:
+    """`body.apiConfig.apiKey` is said as `apiConfig.apiKey`; what has no name is called the body."""
+    names = [str(part) for part in loc[1:] if not isinstance(part, int) or len(loc) > 2]
+    return ".".join(names) or str(loc[0] if loc else "body")
+
+
+def _from_starlette(request: Request, error: Exception) -> AiwmError:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return NotFound(f"Cannot {request.method} {request.url.path}: there is no such path; GET /docs lists them all")
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = (error.headers or {}).get("Allow", "")
+        return MethodNotAllowed(
+            f"{request.method} is not possible on {request.url.path}; allowed: {allowed}", headers={"allow": allowed}
+        )
+    return Invalid(str(error.detail))

@@ -1,0 +1,85 @@
+"""Building blocks of request and answer bodies: strict, camelCase, and named in every error."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from aiwm.domain import times
+
+_LINE_BREAKERS = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
+def _one_line(text: str) -> str:
+    if _LINE_BREAKERS.search(text):
+        raise ValueError("must not contain control characters")
+    return text
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return text
+
+
+def _printable(text: str) -> str:
+    if _CONTROLS.search(text):
+        raise ValueError("must not contain control characters other than line breaks and tabs")
+    return text
+
+
+Line = Annotated[str, AfterValidator(_one_line)]
+"""Text without line breaks and other control characters."""
+Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_one_line), AfterValidator(_not_blank)]
+Description = Annotated[str, Field(max_length=500), AfterValidator(_printable)]
+
+
+class Body(BaseModel):
+    """A request body: unknown fields are errors, names are camelCase."""
+
+    model_config = ConfigDict(extra="forbid", alias_generator=to_camel, frozen=True)
+
+
+class Answer(BaseModel):
+    """A documented answer body; only for the OpenAPI page, answers themselves are built as dicts."""
+
+    model_config = ConfigDict(alias_generator=to_camel)
+
+
+class Deleted(Answer):
+    id: str = Field(alias="_id")
+    deleted_at: str
+
+
+class Problem(Answer):
+    """Every error of ours has this shape."""
+
+    status_code: int
+    message: str | list[str]
+    error: str
+    timestamp: str
+    path: str
+    correlation_id: str
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """`responses=` of a route: which errors of ours it can answer."""
+    return {status: {"model": Problem} for status in statuses}
+
+
+def deleted(id_: str, deleted_at: int) -> dict[str, str]:
+    return {"_id": id_, "deletedAt": times.iso(deleted_at)}
+
+
+def history(thing: Any) -> dict[str, str]:
+    """The fields that every object ends with."""
+    return {
+        "createdBy": thing.created_by,
+        "updatedBy": thing.updated_by,
+        "createdAt": times.iso(thing.created_at),
+        "updatedAt": times.iso(thing.updated_at),
+    }
