@@ -1,0 +1,149 @@
+"""Deployments in the database, read with the totals of their ledger rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from sqlalchemy import ColumnElement, Row, and_, func, insert, select, update
+
+from aiwm.domain.deployments import Deployment, DeploymentStatus, Totals
+from aiwm.domain.models import ModelStatus
+from aiwm.domain.pages import Page, PageQuery
+from aiwm.domain.users import Principal
+from aiwm.store.database import Database
+from aiwm.store.lists import matching, page
+from aiwm.store.tables import deployment_totals, deployments, models
+
+# One source with the columns of both tables: a page is one query, and a deployment is never read without its totals.
+_with_totals = (
+    select(
+        deployments,
+        models.c.deployment_type,
+        models.c.provider,
+        models.c.type,
+        func.coalesce(deployment_totals.c.requests, 0).label("requests"),
+        func.coalesce(deployment_totals.c.tokens, 0).label("tokens"),
+    )
+    .join(models, models.c.id == deployments.c.model_id)
+    .outerjoin(deployment_totals, deployment_totals.c.deployment_id == deployments.c.id)
+    .where(deployments.c.deleted_at.is_(None))
+    .subquery()
+)
+
+FIELDS = {
+    "status": _with_totals.c.status,
+    "type": _with_totals.c.type,
+    "provider": _with_totals.c.provider,
+    "deploymentType": _with_totals.c.deployment_type,
+    "modelId": _with_totals.c.model_id,
+}
+"""API name -> column: what a list can be filtered by. Type, provider and deploymentType are the model's."""
+
+SORTABLE = {
+    "createdAt": _with_totals.c.created_at,
+    "updatedAt": _with_totals.c.updated_at,
+    "name": _with_totals.c.name,
+    "status": _with_totals.c.status,
+    "requestCount": _with_totals.c.requests,
+    "totalTokens": _with_totals.c.tokens,
+}
+
+COUNTED = {"status": _with_totals.c.status, "type": _with_totals.c.type}
+
+
+class DeploymentStore:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, deployment: Deployment) -> ModelStatus | None:
+        """Adds it if its model is active; else changes nothing and answers the model's status, None when it is gone."""
+        async with self._database.writing() as connection:
+            status = await connection.scalar(_locked_model(deployment.model_id))
+            if status != ModelStatus.ACTIVE:
+                return status and ModelStatus(status)
+            await connection.execute(insert(deployments).values(_columns(deployment)))
+        return ModelStatus.ACTIVE
+
+    async def get(self, principal: Principal, deployment_id: str) -> Deployment | None:
+        return await self._one(_with_totals.c.id == deployment_id, _with_totals.c.org_id == principal.org_id)
+
+    async def by_id(self, deployment_id: str) -> Deployment | None:
+        """Whoever asks; only for building targets."""
+        return await self._one(_with_totals.c.id == deployment_id)
+
+    async def list(self, principal: Principal, query: PageQuery) -> Page[Deployment]:
+        where = and_(
+            _with_totals.c.org_id == principal.org_id,
+            *matching(query, FIELDS, searched=(_with_totals.c.name, _with_totals.c.description)),
+        )
+        async with self._database.reading() as connection:
+            return await page(connection, _with_totals, where, query, SORTABLE, COUNTED, _deployment)
+
+    async def all(self) -> Sequence[Deployment]:
+        """Of all organizations: to build targets from."""
+        async with self._database.reading() as connection:
+            return [_deployment(row) for row in await connection.execute(select(_with_totals))]
+
+    async def of_model(self, model_id: str) -> Sequence[Deployment]:
+        async with self._database.reading() as connection:
+            rows = await connection.execute(select(_with_totals).where(_with_totals.c.model_id == model_id))
+            return [_deployment(row) for row in rows]
+
+    async def change(self, before: Deployment, after: Deployment, *, deleted_at: int | None = None) -> bool:
+        """Writes `after`, unless somebody else changed the deployment since `before` was read: then False."""
+        async with self._database.writing() as connection:
+            result = await connection.execute(_changed(before, after, deleted_at))
+            return result.rowcount == 1
+
+    async def start(self, before: Deployment, after: Deployment) -> ModelStatus | bool | None:
+        """Like `change`, if the model is active; else the model's status, None when it is gone."""
+        async with self._database.writing() as connection:
+            status = await connection.scalar(_locked_model(before.model_id))
+            if status != ModelStatus.ACTIVE:
+                return status and ModelStatus(status)
+            result = await connection.execute(_changed(before, after, None))
+            return result.rowcount == 1
+
+    async def _one(self, *where: ColumnElement[bool]) -> Deployment | None:
+        async with self._database.reading() as connection:
+            row = (await connection.execute(select(_with_totals).where(*where))).one_or_none()
+            return None if row is None else _deployment(row)
+
+
+def _locked_model(model_id: str) -> Any:
+    """The model's status; until the transaction ends nobody can deactivate or delete it (`ModelStore.retire` waits)."""
+    return (
+        select(models.c.status).where(models.c.id == model_id, models.c.deleted_at.is_(None)).with_for_update(read=True)
+    )
+
+
+def _changed(before: Deployment, after: Deployment, deleted_at: int | None) -> Any:
+    return (
+        update(deployments)
+        .where(
+            deployments.c.id == before.id,
+            deployments.c.deleted_at.is_(None),
+            deployments.c.status == before.status,
+            deployments.c.updated_at == before.updated_at,
+        )
+        .values(**_columns(after), deleted_at=deleted_at)
+    )
+
+
+def _columns(deployment: Deployment) -> dict[str, Any]:
+    columns = {column.name: getattr(deployment, column.name) for column in deployments.c if column.name != "deleted_at"}
+    allowed = deployment.allowed_models
+    return columns | {"allowed_models": None if allowed is None else orjson.dumps(allowed).decode()}
+
+
+def _deployment(row: Row[Any]) -> Deployment:
+    values = {column.name: getattr(row, column.name) for column in deployments.c if column.name != "deleted_at"}
+    allowed = row.allowed_models
+    values |= {
+        "status": DeploymentStatus(row.status),
+        "allowed_models": None if allowed is None else tuple(orjson.loads(allowed)),
+        "totals": Totals(requests=row.requests, tokens=int(row.tokens)),
+    }
+    return Deployment(**values)

@@ -1,0 +1,162 @@
+"""Models in the database. Every look-up carries who looks: another organization's model is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from sqlalchemy import ColumnElement, Row, and_, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from aiwm.domain.deployments import USING_ITS_MODEL
+from aiwm.domain.models import ApiConfig, DeploymentType, Model, ModelStatus, ModelType, Scope, Sealed
+from aiwm.domain.pages import Page, PageQuery
+from aiwm.domain.users import Principal
+from aiwm.store.database import Database
+from aiwm.store.lists import matching, page
+from aiwm.store.tables import deployments, models
+
+FIELDS = {
+    "status": models.c.status,
+    "type": models.c.type,
+    "provider": models.c.provider,
+    "deploymentType": models.c.deployment_type,
+    "scope": models.c.scope,
+}
+"""API name -> column: what a list can be filtered by."""
+
+SORTABLE = {
+    "createdAt": models.c.created_at,
+    "updatedAt": models.c.updated_at,
+    "name": models.c.name,
+    "status": models.c.status,
+}
+
+COUNTED = {"status": models.c.status, "type": models.c.type}
+
+
+class ModelStore:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, model: Model) -> None:
+        async with self._database.writing() as connection:
+            await connection.execute(insert(models).values(_columns(model)))
+
+    async def get(self, principal: Principal, model_id: str) -> Model | None:
+        """The model, if the caller may see it."""
+        async with self._database.reading() as connection:
+            return await _one(connection, models.c.id == model_id, _visible(principal))
+
+    async def list(self, principal: Principal, query: PageQuery) -> Page[Model]:
+        where = and_(
+            models.c.deleted_at.is_(None),
+            _visible(principal),
+            *matching(query, FIELDS, searched=(models.c.name, models.c.description)),
+        )
+        async with self._database.reading() as connection:
+            return await page(connection, models, where, query, SORTABLE, COUNTED, _model)
+
+    async def change(self, before: Model, after: Model) -> bool:
+        """Writes `after`, unless somebody else changed the model since `before` was read: then False."""
+        async with self._database.writing() as connection:
+            return await _change(connection, before, after)
+
+    async def retire(
+        self, before: Model, after: Model, *, deleted_at: int | None = None
+    ) -> tuple[Sequence[tuple[str, str]], bool]:
+        """Writes `after` (or deletes) only if no deployment that runs needs the model.
+
+        Answers the deployments that stand in the way, as (id, name), and whether the change was made.
+        """
+        async with self._database.writing() as connection:
+            # The lock that `DeploymentStore.add` and `start` wait for: none can begin to use the model meanwhile.
+            await connection.execute(select(models.c.id).where(models.c.id == before.id).with_for_update())
+            using = await connection.execute(
+                select(deployments.c.id, deployments.c.name)
+                .where(
+                    deployments.c.model_id == before.id,
+                    deployments.c.deleted_at.is_(None),
+                    deployments.c.status.in_(USING_ITS_MODEL),
+                )
+                .order_by(deployments.c.created_at)
+            )
+            if in_the_way := [(id_, name) for id_, name in using]:
+                return in_the_way, False
+            return (), await _change(connection, before, after, deleted_at=deleted_at)
+
+    async def all(self) -> Sequence[Model]:
+        """Every model that is not deleted, of all organizations: to build targets from."""
+        async with self._database.reading() as connection:
+            rows = await connection.execute(select(models).where(models.c.deleted_at.is_(None)))
+            return [_model(row) for row in rows]
+
+    async def by_id(self, model_id: str) -> Model | None:
+        """The model of a deployment, whoever asks; only for building targets."""
+        async with self._database.reading() as connection:
+            return await _one(connection, models.c.id == model_id)
+
+
+def _visible(principal: Principal) -> ColumnElement[bool]:
+    """public: everybody; org: its organization; private: its creator, and the operator acting there."""
+    own = models.c.org_id == principal.org_id
+    if principal.is_universe_owner:
+        return or_(models.c.scope == Scope.PUBLIC, own)
+    return or_(
+        models.c.scope == Scope.PUBLIC,
+        and_(own, or_(models.c.scope == Scope.ORG, models.c.user_id == principal.user_id)),
+    )
+
+
+async def _one(connection: AsyncConnection, *where: ColumnElement[bool]) -> Model | None:
+    row = (await connection.execute(select(models).where(models.c.deleted_at.is_(None), *where))).one_or_none()
+    return None if row is None else _model(row)
+
+
+async def _change(connection: AsyncConnection, before: Model, after: Model, *, deleted_at: int | None = None) -> bool:
+    result = await connection.execute(
+        update(models)
+        .where(
+            models.c.id == before.id,
+            models.c.deleted_at.is_(None),
+            models.c.status == before.status,
+            models.c.updated_at == before.updated_at,
+        )
+        .values(**_columns(after), deleted_at=deleted_at)
+    )
+    return result.rowcount == 1
+
+
+def _columns(model: Model) -> dict[str, Any]:
+    columns = {column.name: getattr(model, column.name) for column in models.c if column.name != "deleted_at"}
+    return columns | {"api_config": None if model.api_config is None else _config_json(model.api_config)}
+
+
+def _model(row: Row[Any]) -> Model:
+    values = dict(row._mapping)
+    del values["deleted_at"]
+    values |= {
+        "type": ModelType(row.type),
+        "deployment_type": DeploymentType(row.deployment_type),
+        "scope": Scope(row.scope),
+        "status": ModelStatus(row.status),
+        "api_config": None if row.api_config is None else _config(row.api_config),
+    }
+    return Model(**values)
+
+
+def _config_json(config: ApiConfig) -> str:
+    return orjson.dumps(
+        {
+            name: {"sealed": value.token, "masked": value.masked} if isinstance(value, Sealed) else value
+            for name, value in config.items()
+        }
+    ).decode()
+
+
+def _config(text: str) -> ApiConfig:
+    return {
+        name: value if isinstance(value, str) else Sealed(value["sealed"], value["masked"])
+        for name, value in orjson.loads(text).items()
+    }
