@@ -1,0 +1,95 @@
+"""Which headers pass, in both directions. Names are lower-case, as ASGI has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from aiwm.errors import Invalid
+from aiwm.wire.masking import masked_in
+
+Header = tuple[bytes, bytes]
+
+_HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"http2-settings",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+
+_NOT_FOR_PROVIDERS = _HOP_BY_HOP | {
+    # The connection to the provider has its own.
+    b"content-length",
+    b"expect",
+    b"host",
+    # The caller is known to us, not to the provider.
+    b"api-key",
+    b"authorization",
+    b"cookie",
+    b"x-api-key",
+    b"x-goog-api-key",
+    # Where the caller sits is nobody else's business.
+    b"forwarded",
+    b"via",
+    b"x-real-ip",
+    # Spoken to us.
+    b"x-correlation-id",
+    b"x-organization-id",
+}
+_FORWARDED = b"x-forwarded-"
+
+# A cookie for the provider's domain would be stored for ours.
+_NOT_FOR_CLIENTS = _HOP_BY_HOP | {b"set-cookie"}
+
+
+def find(headers: Sequence[Header], name: bytes) -> bytes | None:
+    """The value of the first header of that name."""
+    for key, value in headers:
+        if key == name:
+            return value
+    return None
+
+
+def request_lines(headers: Sequence[Header], *, replaced: frozenset[bytes]) -> bytes:
+    """The caller's headers as lines for the provider; without those in `replaced`, which the target sets itself."""
+    dropped = _dropped(headers, _without(replaced))
+    lines = [b": ".join(header) for header in headers if header[0] not in dropped]
+    block = _block(lines)
+    if _FORWARDED in block:
+        lines = [line for line in lines if not line.startswith(_FORWARDED)]
+        block = _block(lines)
+    if block.count(b"\r") != len(lines) or block.count(b"\n") != len(lines) or b"\0" in block:
+        raise Invalid("A header of the request has a line break or a NUL in it; send it without")
+    return block
+
+
+def answer_headers(headers: Sequence[Header], *, secret: bytes) -> list[Header]:
+    """The provider's headers for the client, with the provider's key (`secret`) masked wherever it is quoted."""
+    dropped = _dropped(headers, _NOT_FOR_CLIENTS)
+    kept = [header for header in headers if header[0] not in dropped]
+    return [(name, masked_in(value, secret)) for name, value in kept] if secret else kept
+
+
+@lru_cache(maxsize=256)
+def _without(replaced: frozenset[bytes]) -> frozenset[bytes]:
+    return _NOT_FOR_PROVIDERS | replaced
+
+
+def _dropped(headers: Sequence[Header], always: frozenset[bytes]) -> frozenset[bytes]:
+    """`always`, and what the sender itself calls hop-by-hop: the names its Connection headers list."""
+    for name, value in headers:
+        if name == b"connection" and value not in (b"keep-alive", b"close"):
+            always |= {token.strip() for token in value.lower().split(b",")}
+    return always
+
+
+def _block(lines: Sequence[bytes]) -> bytes:
+    return b"\r\n".join((*lines, b""))

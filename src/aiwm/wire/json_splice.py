@@ -1,0 +1,156 @@
+"""Puts the deployed model into a request's JSON body and leaves every other byte as it was.
+
+Decoding and encoding again would lose what the caller wrote: large integers, floats, duplicate keys, escapes, spaces.
+So the body is decoded only to know what is in it, and bytes are cut in where they belong.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from aiwm.errors import Invalid
+
+
+class Spliced(msgspec.Struct, frozen=True, gc=False):
+    body: bytes
+    model: str | None
+    """The model `body` asks for; None if we cannot tell."""
+    is_object: bool
+    stream: bool
+
+
+def with_model(body: bytes, *, model: str, aliases: frozenset[str], allowed: frozenset[str] | None = None) -> Spliced:
+    """The body with `model` where it names none, or names the deployment (`aliases`) instead of a model.
+
+    With `allowed`, only these models and `model` itself may be asked for, and whoever reads the body behind us must
+    read the same model in it as we do.
+    """
+    head = _head(body)
+    if head is None:
+        if allowed is not None:
+            raise Invalid(f"The body must be a JSON object: {_allowed_text(model, allowed)}")
+        return Spliced(body, None, is_object=False, stream=False)
+    if _may_repeat(body) and len(_own_values(body, _EXACT)) > 1:
+        raise Invalid("The body has more than one 'model'; send it once")
+    if allowed is not None and _own_values(body, _OTHER_CASE):
+        # Go's JSON decoder, and so many a server, takes "Model" for "model".
+        raise Invalid("The body has a key that differs from 'model' only in upper and lower case; remove it")
+    asked: str | None = model
+    if isinstance(head.model, msgspec.UnsetType):
+        body = _inserted(body, model)
+    else:
+        asked = _text(head.model)
+        if asked in aliases:
+            body = _replaced(body, bytes(head.model), model)
+            asked = model
+    if allowed is not None and asked != model and asked not in allowed:
+        what = "The body's 'model' must be a text" if asked is None else f"Model {_quoted(asked)} is not allowed"
+        raise Invalid(f"{what}: {_allowed_text(model, allowed)}")
+    return Spliced(body, asked, is_object=True, stream=head.stream == _TRUE)
+
+
+# --- reading ---------------------------------------------------------------------------------------------------
+
+
+class _Head(msgspec.Struct):
+    model: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    stream: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_decode_head = msgspec.json.Decoder(_Head).decode
+_decode_values = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_text = msgspec.json.Decoder(str).decode
+_TRUE = msgspec.Raw(b"true")
+
+
+def _head(body: bytes) -> _Head | None:
+    """What we need of a JSON object; None for everything else."""
+    try:
+        head = _decode_head(body)
+        if not body.isascii():
+            # msgspec does not look into strings it skips.
+            body.decode()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return head
+
+
+def _text(value: msgspec.Raw) -> str | None:
+    try:
+        return _decode_text(value)
+    except msgspec.DecodeError:
+        return None
+
+
+# --- finding `model` -------------------------------------------------------------------------------------------
+# In valid JSON a quote after `{`, `,` or a space is not escaped, so it opens or closes a string; and what follows a
+# closing quote is never a letter or a backslash. So such a quote followed by `model":` opens a key, at some depth.
+
+
+_LETTERS = "".join(rf"(?:{char}|\\u00(?i:{ord(char):x}))" for char in "model")
+_ANY_CASE = "".join(
+    rf"(?:(?i:{char})|\\u00(?:(?i:{ord(char):x})|(?i:{ord(char.upper()):x})))" for char in "model"
+)
+_EXACT = re.compile(rf'"(?<=[{{,\s]"){_LETTERS}"\s*:\s*'.encode())
+_OTHER_CASE = re.compile(rf'"(?<=[{{,\s]")(?!{_LETTERS}"){_ANY_CASE}"\s*:\s*'.encode())
+_MODEL = b'"model"'
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+
+
+def _may_repeat(body: bytes) -> bool:
+    """Whether a closer look is needed: cheap, because nearly always it is not."""
+    if b"\\u006" in body:
+        return True
+    if body.find(_MODEL) == body.rfind(_MODEL):
+        return False
+    # Of the rest, most are explained by what is inside the object's values.
+    inside = sum(bytes(value).count(_MODEL) for value in _decode_values(body).values())
+    return body.count(_MODEL) - inside > 1
+
+
+def _own_values(body: bytes, pattern: re.Pattern[bytes]) -> list[int]:
+    """Where the values of the object's own keys begin, of those that `pattern` finds. `body` is valid JSON."""
+    own: list[int] = []
+    depth = at = 0
+    for match in pattern.finditer(body):
+        depth += _depth_change(body[at : match.start()])
+        at = match.start()
+        if depth == 1:
+            own.append(match.end())
+    return own
+
+
+def _depth_change(part: bytes) -> int:
+    """How much deeper the end of `part` is nested than its beginning; both are outside of strings."""
+    bare = _STRING.sub(b"", part)
+    return bare.count(b"{") + bare.count(b"[") - bare.count(b"}") - bare.count(b"]")
+
+
+# --- writing ---------------------------------------------------------------------------------------------------
+
+_encoded = msgspec.json.Encoder().encode
+_EMPTY = re.compile(rb"\s*\{\s*\}")
+
+
+def _inserted(body: bytes, model: str) -> bytes:
+    start = body.index(b"{") + 1
+    comma = b"" if _EMPTY.match(body) else b","
+    return b"".join((body[:start], b'"model":', _encoded(model), comma, memoryview(body)[start:]))
+
+
+def _replaced(body: bytes, value: bytes, model: str) -> bytes:
+    (start,) = _own_values(body, _EXACT)
+    return b"".join((body[:start], _encoded(model), memoryview(body)[start + len(value) :]))
+
+
+# --- saying ----------------------------------------------------------------------------------------------------
+
+
+def _allowed_text(model: str, allowed: frozenset[str]) -> str:
+    return f"this deployment allows {', '.join(map(_quoted, sorted(allowed | {model})))}"
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"' if len(name) <= 200 else f'"{name[:200]}…"'
