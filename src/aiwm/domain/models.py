@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -94,11 +94,15 @@ def first_status(deployment_type: DeploymentType) -> ModelStatus:
 # -- apiConfig: which keys there are, which are secret, which values are allowed
 
 KEY_FIELDS = ("apiKey", "x-api-key")
-PLAIN_FIELDS = ("organization", "project", "anthropic-version", "api-version", "timeout")
+TIMEOUT_FIELDS = ("timeout", "connect-timeout", "idle-timeout")
+"""Seconds that override the settings for this model; `timeout` is for the first byte of an answer."""
+PLAIN_FIELDS = ("organization", "project", "anthropic-version", "api-version", *TIMEOUT_FIELDS)
 HEADER_PREFIX = "header-"
 ENV_PREFIX = "env:"
 
 MAX_VALUE = 8192
+MASK = "…"
+"""Stands in every masked secret, and in no secret."""
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CREDENTIAL_NAME = re.compile(r"key|token|secret|auth|passw|signature|credential", re.IGNORECASE)
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -123,12 +127,13 @@ def is_env_reference(value: str) -> bool:
     return value.startswith(ENV_PREFIX)
 
 
-def check_api_config(config: Mapping[str, str]) -> None:
-    """Raises Invalid with one text for each wrong entry."""
-    problems = [problem for field, value in config.items() if (problem := _problem(field, value))]
-    if not any(config.get(field) for field in KEY_FIELDS):
+def check_api_config(given: Mapping[str, str], *, kept: Collection[str] = ()) -> None:
+    """Raises Invalid with one text for each wrong entry. `kept` names entries that are stored already and stay."""
+    problems = [problem for field, value in given.items() if (problem := _problem(field, value))]
+    keys = [field for field in KEY_FIELDS if given.get(field) or field in kept]
+    if not keys:
         problems.append("apiConfig.apiKey: the provider's key is required (x-api-key is accepted too)")
-    if all(config.get(field) for field in KEY_FIELDS):
+    if len(keys) > 1:
         problems.append("apiConfig: give apiKey or x-api-key, not both")
     if problems:
         raise Invalid(problems)
@@ -147,6 +152,10 @@ def _problem(field: str, value: str) -> str | None:
         return f"{where}: unknown; known are {known}"
     if any(ord(character) < 32 or ord(character) == 127 for character in value):
         return f"{where}: must not contain control characters"
+    if MASK in value:
+        return (
+            f"{where}: is the masked form of another key; give the key itself, or leave the stored one's mask as it is"
+        )
     if not value.isascii():
         return f"{where}: must be ASCII, because it travels in a header"
     if len(value) > MAX_VALUE:
@@ -159,7 +168,7 @@ def _problem(field: str, value: str) -> str | None:
             return f"{where}: env: must be followed by the name of a variable"
         if name.startswith("AIWM_"):
             return f"{where}: AIWM's own variables can't be referred to"
-    if field == "timeout" and not _is_seconds(value):
+    if field in TIMEOUT_FIELDS and not _is_seconds(value):
         return f"{where}: must be seconds between 0.1 and 86400"
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -56,6 +57,17 @@ class User:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One login. `refresh_hash` is the SHA-256 of the one refresh token that is good now."""
+
+    id: str
+    user_id: str
+    refresh_hash: str
+    created_at: int
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
     """Who is calling, as a verified token says. `org_id` is the organization acted in."""
 
@@ -92,3 +104,33 @@ class Principal:
 
 def highest_rank(roles: Sequence[Role]) -> int:
     return max((role.rank for role in roles), default=0)
+
+
+MAX_USERNAME = 100
+_MAX_USERNAME_KEY = 200
+
+
+def username_key(username: str) -> str:
+    """What makes a username unique: neither case nor another way to write the same letters makes another user."""
+    return unicodedata.normalize("NFKC", username).casefold()
+
+
+def username_problem(username: str) -> str | None:
+    """What is wrong with a username, None if nothing is."""
+    if not 3 <= len(username) <= MAX_USERNAME:
+        return f"must be 3 to {MAX_USERNAME} characters long"
+    # C: controls, invisible ones, half surrogate pairs. Z: every kind of space.
+    if any(unicodedata.category(char)[0] in "CZ" for char in username):
+        return "must not contain spaces or control characters"
+    if len(username_key(username)) > _MAX_USERNAME_KEY:
+        return "is too long when its letters are written out"
+    return None
+
+
+def password_problem(password: str) -> str | None:
+    """What is wrong with a new password, None if nothing is."""
+    if not 8 <= len(password) <= 128:
+        return "must be 8 to 128 characters long"
+    if any(unicodedata.category(char) == "Cs" for char in password):
+        return "must not contain half a surrogate pair"
+    return None

@@ -9,10 +9,12 @@ PROVIDER = Provider(
     key_prefix="",
     default_headers={"anthropic-version": "2023-06-01"},
     model_in_body=frozenset({"messages", "messages/count_tokens", "complete"}),
+    example_path="v1/messages",
+    example_body={"max_tokens": 1024, "messages": [{"role": "user", "content": "Hello!"}]},
     usage=UsageFields(
         # A stream reports input on message_start and cumulative output on message_delta.
         roots=[("usage",), ("message", "usage")],
-        marker=b'"usage"',
+        markers=[b'"usage"'],
         # Anthropic's input_tokens leaves cached tokens out.
         input_tokens=[("input_tokens",), ("cache_creation_input_tokens",), ("cache_read_input_tokens",)],
         output_tokens=[("output_tokens",)],

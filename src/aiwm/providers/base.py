@@ -20,8 +20,8 @@ class UsageFields:
 
     roots: Sequence[Path]
     """Where, in an answer or one event of a stream, the usage object may stand. () is the top itself."""
-    marker: bytes
-    """Bytes that every event with a usage object contains: events without them are not parsed."""
+    markers: Sequence[bytes]
+    """JSON keys, quotes included, one of which stands in every event with counts: events without are not parsed."""
     input_tokens: Sequence[Path]
     """All tokens read, cached ones included."""
     output_tokens: Sequence[Path]
@@ -52,6 +52,10 @@ class Provider:
     """Paths, without the version in front, whose JSON body takes a `model`. Only these are ever filled in."""
     model_in_path: str = ""
     """Segment after which a path names the model (`/models/{model}:generateContent`); empty: it never does."""
+
+    example_path: str
+    """A path to try, `{model}` standing for the model's name. Shown to callers, never used by the gateway."""
+    example_body: Mapping[str, object]
 
     usage: UsageFields
     request_id_header: bytes = b"x-request-id"

@@ -6,11 +6,13 @@ PROVIDER = Provider(
     name="cohere",
     endpoint="https://api.cohere.com",
     model_in_body=frozenset({"chat", "embed", "rerank", "chat/completions", "embeddings"}),
+    example_path="v2/chat",
+    example_body={"messages": [{"role": "user", "content": "Hello!"}]},
     usage=UsageFields(
         # v2 chat ends with usage (in a stream: message-end, under delta); embed and rerank have meta;
         # its OpenAI-compatible paths have OpenAI's usage.
         roots=[("usage",), ("delta", "usage"), ("meta",)],
-        marker=b'"usage"',
+        markers=[b'"usage"', b'"meta"'],
         input_tokens=[("tokens", "input_tokens"), ("prompt_tokens",)],
         output_tokens=[("tokens", "output_tokens"), ("completion_tokens",)],
         cache_read_tokens=[("cached_tokens",)],

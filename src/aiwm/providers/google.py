@@ -8,9 +8,11 @@ PROVIDER = Provider(
     key_header="x-goog-api-key",
     key_prefix="",
     model_in_path="models",
+    example_path="v1beta/models/{model}:generateContent",
+    example_body={"contents": [{"parts": [{"text": "Hello!"}]}]},
     usage=UsageFields(
         roots=[("usageMetadata",)],
-        marker=b'"usageMetadata"',
+        markers=[b'"usageMetadata"'],
         # promptTokenCount includes cached tokens; candidatesTokenCount leaves thoughts out.
         input_tokens=[("promptTokenCount",), ("toolUsePromptTokenCount",)],
         output_tokens=[("candidatesTokenCount",), ("thoughtsTokenCount",)],

@@ -14,7 +14,7 @@ PROVIDER = replace(
         openai.PROVIDER.usage,
         # The native API counts on the record that says done, on top level.
         roots=[("usage",), ("response", "usage"), ()],
-        marker=b'"',
+        markers=[b'"usage"', b'"eval_count"', b'"prompt_eval_count"'],
         input_tokens=[*openai.PROVIDER.usage.input_tokens, ("prompt_eval_count",)],
         output_tokens=[*openai.PROVIDER.usage.output_tokens, ("eval_count",)],
     ),

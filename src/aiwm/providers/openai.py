@@ -18,10 +18,12 @@ PROVIDER = Provider(
             "images/generations",
         }
     ),
+    example_path="v1/chat/completions",
+    example_body={"messages": [{"role": "user", "content": "Hello!"}]},
     usage=UsageFields(
         # `usage` stands on top in JSON answers and chat chunks, under `response` in events of the Responses API.
         roots=[("usage",), ("response", "usage")],
-        marker=b'"usage"',
+        markers=[b'"usage"'],
         # Chat says prompt and completion, Responses says input and output; no answer has both.
         # Both counts include their parts: cached tokens in the input, reasoning in the output.
         input_tokens=[("prompt_tokens",), ("input_tokens",)],

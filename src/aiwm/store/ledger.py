@@ -15,9 +15,6 @@ from aiwm.domain.usage import End, Source, Usage, UsageRow
 from aiwm.store.database import Database
 from aiwm.store.tables import deployment_totals, ledger
 
-_BATCH = 500
-"""Rows a statement: below the number of bound values that SQLite and PostgreSQL take."""
-
 
 class LedgerStore:
     def __init__(self, database: Database) -> None:
@@ -26,8 +23,7 @@ class LedgerStore:
     async def add(self, rows: Sequence[UsageRow]) -> None:
         """Adds the rows and their sums in one transaction. A row that is there already changes nothing."""
         async with self._database.writing() as connection:
-            for first in range(0, len(rows), _BATCH):
-                await _add(connection, rows[first : first + _BATCH])
+            await _add(connection, rows)
 
     async def of_deployment(self, org_id: str, deployment_id: str) -> Sequence[UsageRow]:
         """All rows of a deployment, oldest first."""
@@ -42,11 +38,9 @@ class LedgerStore:
 
 async def _add(connection: AsyncConnection, rows: Sequence[UsageRow]) -> None:
     dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    # One statement text for every batch, so that it is compiled once; the driver repeats it for the rows.
     inserted = await connection.execute(
-        dialect.insert(ledger)
-        .values([_values(row) for row in rows])
-        .on_conflict_do_nothing()
-        .returning(ledger.c.request_id)
+        dialect.insert(ledger).on_conflict_do_nothing().returning(ledger.c.request_id), [_values(row) for row in rows]
     )
     new = set(inserted.scalars())
     requests: Counter[str] = Counter()
@@ -59,7 +53,7 @@ async def _add(connection: AsyncConnection, rows: Sequence[UsageRow]) -> None:
         return
     # Always in one order: two writers that add to the same deployments wait for each other, never in a circle.
     sums = [{"deployment_id": id_, "requests": requests[id_], "tokens": tokens[id_]} for id_ in sorted(requests)]
-    statement = dialect.insert(deployment_totals).values(sums)
+    statement = dialect.insert(deployment_totals)
     await connection.execute(
         statement.on_conflict_do_update(
             index_elements=[deployment_totals.c.deployment_id],
@@ -67,7 +61,8 @@ async def _add(connection: AsyncConnection, rows: Sequence[UsageRow]) -> None:
                 "requests": deployment_totals.c.requests + statement.excluded.requests,
                 "tokens": deployment_totals.c.tokens + statement.excluded.tokens,
             },
-        )
+        ),
+        sums,
     )
 
 

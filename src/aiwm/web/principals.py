@@ -23,7 +23,11 @@ class Tokens(Protocol):
 _bearer = HTTPBearer(auto_error=False, description="The accessToken that POST /auth/login answers")
 
 
-def authenticated(tokens: Tokens) -> Callable[..., Awaitable[Principal]]:
+Authenticate = Callable[..., Awaitable[Principal]]
+"""A dependency that gives the caller."""
+
+
+def authenticated(tokens: Tokens) -> Authenticate:
     """Raises Unauthorized without a good token, Forbidden for a foreign X-Organization-Id."""
 
     async def principal(

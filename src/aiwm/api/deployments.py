@@ -1,0 +1,167 @@
+"""Deployments over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from pydantic import AfterValidator, Field
+
+from aiwm.api.endpoints import endpoint_json
+from aiwm.api.models import changes
+from aiwm.control.deployments import Deployments, NewDeployment
+from aiwm.domain.deployments import Deployment, DeploymentStatus
+from aiwm.domain.ids import checked_id
+from aiwm.domain.pages import PageQuery
+from aiwm.domain.users import Principal
+from aiwm.errors import Invalid
+from aiwm.store.deployments import FIELDS, SORTABLE
+from aiwm.web.lists import page_json, page_query, parameters
+from aiwm.web.principals import Authenticate
+from aiwm.web.schemas import Answer, Body, Deleted, Description, Line, Name, deleted, history, problems
+
+
+def _id(text: str) -> str:
+    try:
+        return checked_id(text, "the")
+    except Invalid:
+        raise ValueError("must be 24 hexadecimal digits") from None
+
+
+_Id = Annotated[str, Field(max_length=24), AfterValidator(_id)]
+_AllowedModels = Annotated[
+    list[Annotated[Line, Field(min_length=1, max_length=200)]], Field(min_length=1, max_length=100)
+]
+
+
+class NewDeploymentBody(Body):
+    name: Name
+    description: Description = ""
+    model_id: _Id
+    node_id: _Id | None = None
+    resource_id: _Id | None = None
+    allowed_models: _AllowedModels | None = None
+    """Models that callers may ask for besides the deployed one. Without it they may ask for any of the provider's."""
+
+
+class DeploymentChange(Body):
+    """Fields that are left out stay as they are; `allowedModels: null` allows every model again."""
+
+    name: Name | None = None
+    description: Description | None = None
+    allowed_models: _AllowedModels | None = None
+
+
+class DeploymentAnswer(Answer):
+    id: str = Field(alias="_id")
+    name: str
+    description: str
+    model_id: str
+    node_id: str | None = None
+    resource_id: str | None = None
+    allowed_models: list[str] | None = None
+    status: DeploymentStatus
+    error_message: str | None = None
+    request_count: int
+    total_tokens: int
+    total_cost: float | None
+    endpoint: dict[str, Any] | None = None
+    owner: dict[str, str]
+    created_by: str
+    updated_by: str
+    created_at: str
+    updated_at: str
+
+
+class DeploymentPage(Answer):
+    data: list[DeploymentAnswer]
+    pagination: dict[str, int]
+    statistics: dict[str, Any]
+
+
+def deployment_json(deployment: Deployment) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "_id": deployment.id,
+        "name": deployment.name,
+        "description": deployment.description,
+        "modelId": deployment.model_id,
+        "status": deployment.status,
+        "requestCount": deployment.totals.requests,
+        "totalTokens": deployment.totals.tokens,
+        "totalCost": float(deployment.totals.cost),
+    }
+    optional = {
+        "nodeId": deployment.node_id,
+        "resourceId": deployment.resource_id,
+        "errorMessage": deployment.error_message,
+        "allowedModels": None if deployment.allowed_models is None else list(deployment.allowed_models),
+    }
+    shown |= {name: value for name, value in optional.items() if value is not None}
+    return {**shown, "owner": {"orgId": deployment.org_id, "userId": deployment.user_id}, **history(deployment)}
+
+
+def _given(body: DeploymentChange) -> dict[str, Any]:
+    given = changes(body, nullable={"allowed_models"})
+    if given.get("allowed_models") is not None:
+        given["allowed_models"] = tuple(given["allowed_models"])
+    return given
+
+
+def router(deployments: Deployments, authenticate: Authenticate, *, public_url: str) -> APIRouter:
+    routes = APIRouter(prefix="/deployments", tags=["deployments"])
+    listed = {"fields": tuple(FIELDS), "sortable": tuple(SORTABLE)}
+    caller = Annotated[Principal, Depends(authenticate)]
+
+    @routes.post("", status_code=201, responses={201: {"model": DeploymentAnswer}, **problems(400, 403)})
+    async def create_deployment(body: NewDeploymentBody, principal: caller) -> dict[str, Any]:
+        """Make a model callable."""
+        allowed = body.allowed_models
+        new = NewDeployment(
+            name=body.name,
+            description=body.description,
+            model_id=body.model_id,
+            node_id=body.node_id,
+            resource_id=body.resource_id,
+            allowed_models=None if allowed is None else tuple(allowed),
+        )
+        return deployment_json(await deployments.create(principal, new))
+
+    @routes.get("", responses={200: {"model": DeploymentPage}, **problems(400)}, openapi_extra=parameters(**listed))
+    async def list_deployments(
+        query: Annotated[PageQuery, Depends(page_query(**listed))], principal: caller
+    ) -> dict[str, Any]:
+        """List your organization's deployments with what they were used, newest first."""
+        return page_json(query, await deployments.list(principal, query), deployment_json)
+
+    @routes.get("/{id}", responses={200: {"model": DeploymentAnswer}, **problems(400, 404)})
+    async def get_deployment(id: str, principal: caller) -> dict[str, Any]:  # noqa: A002 - the guide's name for it
+        """Get a deployment: how to call it, and what it was used. An answer that has ended is counted."""
+        deployment = await deployments.get(principal, checked_id(id, "Deployment"))
+        model = await deployments.model_of(deployment)
+        shown = deployment_json(deployment)
+        if model is not None and model.is_api_based:
+            shown["endpoint"] = endpoint_json(public_url, deployment, model)
+        return shown
+
+    @routes.put("/{id}", responses={200: {"model": DeploymentAnswer}, **problems(400, 403, 404, 409)})
+    async def change_deployment(id: str, body: DeploymentChange, principal: caller) -> dict[str, Any]:  # noqa: A002
+        """Change a deployment's name, description or allowed models."""
+        return deployment_json(await deployments.change(principal, checked_id(id, "Deployment"), _given(body)))
+
+    @routes.delete("/{id}", responses={200: {"model": Deleted}, **problems(400, 403, 404, 409)})
+    async def delete_deployment(id: str, principal: caller) -> dict[str, str]:  # noqa: A002
+        """Delete a deployment that does not run. Its usage stays in the ledger."""
+        deployment_id = checked_id(id, "Deployment")
+        return deleted(deployment_id, await deployments.delete(principal, deployment_id))
+
+    @routes.post("/{id}/start", responses={200: {"model": DeploymentAnswer}, **problems(400, 403, 404, 409)})
+    async def start_deployment(id: str, principal: caller) -> dict[str, Any]:  # noqa: A002
+        """Let a stopped deployment take requests again."""
+        return deployment_json(await deployments.start(principal, checked_id(id, "Deployment")))
+
+    @routes.post("/{id}/stop", responses={200: {"model": DeploymentAnswer}, **problems(400, 403, 404, 409)})
+    async def stop_deployment(id: str, principal: caller) -> dict[str, Any]:  # noqa: A002
+        """Take no more requests; those that run are finished."""
+        return deployment_json(await deployments.stop(principal, checked_id(id, "Deployment")))
+
+    return routes

@@ -1,0 +1,198 @@
+"""What callers do with models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from aiwm.control.targets import Targets, config_is_kept_secret
+from aiwm.domain.ids import new_id
+from aiwm.domain.models import (
+    ApiConfig,
+    DeploymentType,
+    Model,
+    ModelStatus,
+    ModelType,
+    Scope,
+    Sealed,
+    check_api_config,
+    first_status,
+    is_env_reference,
+    is_secret,
+)
+from aiwm.domain.pages import Page, PageQuery
+from aiwm.domain.times import Clock
+from aiwm.domain.users import Principal, Role
+from aiwm.errors import Conflict, Forbidden, Invalid, NotFound, WrongState
+from aiwm.store.models import ModelStore
+from aiwm.wire.urls import base_url
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewModel:
+    name: str
+    type: ModelType
+    description: str
+    deployment_type: DeploymentType
+    scope: Scope
+    provider: str | None = None
+    api_endpoint: str | None = None
+    model_identifier: str | None = None
+    api_config: Mapping[str, str] | None = None
+    repository: str | None = None
+    framework: str | None = None
+    file_name: str | None = None
+    file_size: int | None = None
+    download_path: str | None = None
+
+
+API_BASED_FIELDS = ("provider", "api_endpoint", "model_identifier", "api_config")
+SELF_HOSTED_FIELDS = ("repository", "framework", "file_name", "file_size", "download_path")
+
+
+class Models:
+    """Every verb raises Forbidden below its role, and NotFound for what the caller may not see."""
+
+    def __init__(self, *, store: ModelStore, targets: Targets, seal: Callable[[str], Sealed], clock: Clock) -> None:
+        self._store = store
+        self._targets = targets
+        self._seal = seal
+        self._clock = clock
+
+    async def list(self, principal: Principal, query: PageQuery) -> Page[Model]:
+        principal.require(Role.VIEWER)
+        return await self._store.list(principal, query)
+
+    async def get(self, principal: Principal, model_id: str) -> Model:
+        principal.require(Role.VIEWER)
+        model = await self._store.get(principal, model_id)
+        if model is None:
+            raise NotFound(f"Model with ID {model_id} not found")
+        return model
+
+    async def create(self, principal: Principal, new: NewModel) -> Model:
+        principal.require(Role.EDITOR)
+        if new.api_endpoint is not None:
+            _check_endpoint(new.api_endpoint)
+        given = {field.name: getattr(new, field.name) for field in fields(NewModel)}
+        now = self._clock()
+        model = Model(
+            **given | {"api_config": None if new.api_config is None else self._sealed(principal, new.api_config, {})},
+            id=new_id(),
+            org_id=principal.org_id,
+            user_id=principal.user_id,
+            status=first_status(new.deployment_type),
+            created_by=principal.user_id,
+            updated_by=principal.user_id,
+            created_at=now,
+            updated_at=now,
+        )
+        await self._store.add(model)
+        return model
+
+    async def change(self, principal: Principal, model_id: str, given: Mapping[str, Any]) -> Model:
+        """`given` holds the fields to change, by their names in `NewModel`."""
+        before = await self._own(principal, model_id)
+        foreign = SELF_HOSTED_FIELDS if before.is_api_based else API_BASED_FIELDS
+        if wrong := [name for name in given if name in foreign]:
+            raise Invalid([f"{name}: is not a field of a model that is {before.deployment_type}" for name in wrong])
+        changes = dict(given)
+        config: ApiConfig = before.api_config or {}
+        if "api_config" in changes:
+            config = changes["api_config"] = self._sealed(principal, given["api_config"], config)
+        if "api_endpoint" in changes:
+            _check_move(before, changes["api_endpoint"], config)
+        after = self._touched(principal, replace(before, **changes))
+        if not await self._store.change(before, after):
+            raise Conflict(f'Model "{before.name}" was changed by someone else at the same time; try again')
+        await self._targets.model_changed(model_id)
+        return after
+
+    async def activate(self, principal: Principal, model_id: str) -> Model:
+        before = await self._own(principal, model_id)
+        if before.status is ModelStatus.ACTIVE:
+            raise WrongState(f'Model "{before.name}" is already active')
+        if before.status not in {ModelStatus.INACTIVE, ModelStatus.DOWNLOADED}:
+            raise WrongState(
+                f'Model "{before.name}" can\'t be activated before its files are there. Current status: {before.status}'
+            )
+        after = self._touched(principal, replace(before, status=ModelStatus.ACTIVE))
+        if not await self._store.change(before, after):
+            raise Conflict(f'Model "{before.name}" was changed by someone else at the same time; try again')
+        return after
+
+    async def deactivate(self, principal: Principal, model_id: str) -> Model:
+        before = await self._own(principal, model_id)
+        if before.status is ModelStatus.INACTIVE:
+            raise WrongState(f'Model "{before.name}" is already inactive')
+        if before.status is not ModelStatus.ACTIVE:
+            raise WrongState(f'Model "{before.name}" is not active. Current status: {before.status}')
+        after = self._touched(principal, replace(before, status=ModelStatus.INACTIVE))
+        await self._retire("deactivate", before, after)
+        return after
+
+    async def delete(self, principal: Principal, model_id: str) -> int:
+        """Soft; answers the time of it."""
+        before = await self._own(principal, model_id)
+        after = self._touched(principal, before)
+        await self._retire("delete", before, after, deleted_at=after.updated_at)
+        return after.updated_at
+
+    async def _own(self, principal: Principal, model_id: str) -> Model:
+        """A model the caller may change: another organization's public one may only be read."""
+        principal.require(Role.EDITOR)
+        model = await self.get(principal, model_id)
+        if model.org_id != principal.org_id:
+            raise Forbidden(f'Model "{model.name}" belongs to another organization; it can be read and deployed only')
+        return model
+
+    async def _retire(self, verb: str, before: Model, after: Model, *, deleted_at: int | None = None) -> None:
+        in_the_way, changed = await self._store.retire(before, after, deleted_at=deleted_at)
+        if in_the_way:
+            named = ", ".join(f"{name} (ID: {id_})" for id_, name in in_the_way)
+            raise Conflict(
+                f"Cannot {verb} model. It is currently being used by the following active deployments: {named}"
+            )
+        if not changed:
+            raise Conflict(f'Model "{before.name}" was changed by someone else at the same time; try again')
+
+    def _touched(self, principal: Principal, model: Model) -> Model:
+        # Later than the last change even within one millisecond: `updated_at` is what tells two changes apart.
+        now = max(self._clock(), model.updated_at + 1)
+        return replace(model, updated_by=principal.user_id, updated_at=now)
+
+    def _sealed(self, principal: Principal, given: Mapping[str, str], stored: ApiConfig) -> ApiConfig:
+        """What is stored of a given apiConfig. A secret given in its masked form stays the stored one."""
+        kept = {name: value for name, value in stored.items() if given.get(name) == _shown(value)}
+        fresh = {name: value for name, value in given.items() if name not in kept}
+        check_api_config(fresh, kept=kept)
+        if not principal.is_universe_owner and any(is_env_reference(value) for value in fresh.values()):
+            raise Forbidden("Only universe.owner may refer to the server's variables (env:NAME)")
+        return kept | {
+            name: self._seal(value) if is_secret(name) and not is_env_reference(value) else value
+            for name, value in fresh.items()
+        }
+
+
+def _shown(value: str | Sealed) -> str:
+    return value.masked if isinstance(value, Sealed) else value
+
+
+def _check_endpoint(url: str) -> None:
+    try:
+        base_url(url)
+    except Invalid as error:
+        raise Invalid([f"apiEndpoint: {error}"]) from error
+
+
+def _check_move(before: Model, url: str, config: ApiConfig) -> None:
+    """A stored key goes only where it was given for: who may change a model may still not read its key."""
+    _check_endpoint(url)
+    if before.api_endpoint is None or base_url(url).origin == base_url(before.api_endpoint).origin:
+        return
+    stored = before.api_config or {}
+    if config_is_kept_secret({name: value for name, value in config.items() if stored.get(name) is value}):
+        raise Invalid(
+            ["apiConfig: a stored key is not sent to a new address; when apiEndpoint changes, give the key again"]
+        )

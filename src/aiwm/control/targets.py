@@ -1,0 +1,154 @@
+"""Rows -> TargetTable: after each change, what the hot path needs is prepared here, once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import structlog
+
+from aiwm.domain.deployments import Deployment, DeploymentStatus
+from aiwm.domain.models import ENV_PREFIX, HEADER_PREFIX, KEY_FIELDS, ApiConfig, Model, Sealed, is_env_reference
+from aiwm.errors import AiwmError
+from aiwm.providers import registry
+from aiwm.providers.base import Provider
+from aiwm.store.deployments import DeploymentStore
+from aiwm.store.models import ModelStore
+from aiwm.targets import Resting, Target, TargetTable, not_running
+from aiwm.wire.origins import Timeouts
+from aiwm.wire.urls import base_url
+
+_log = structlog.get_logger(__name__)
+
+
+class Targets:
+    """Keeps the table true to the store. `unseal` decrypts a secret, `variable` reads an operator's `env:NAME`."""
+
+    def __init__(
+        self,
+        *,
+        table: TargetTable,
+        models: ModelStore,
+        deployments: DeploymentStore,
+        unseal: Callable[[Sealed], str],
+        variable: Callable[[str], str | None],
+        timeouts: Timeouts,
+    ) -> None:
+        self._table = table
+        self._models = models
+        self._deployments = deployments
+        self._unseal = unseal
+        self._variable = variable
+        self._timeouts = timeouts
+        # Reading a row and putting it into the table is one step: else an older row could overtake a newer one.
+        self._turn = asyncio.Lock()
+
+    async def load(self) -> None:
+        """All of them, at start."""
+        models = {model.id: model for model in await self._models.all()}
+        self._table.replace(
+            {
+                deployment.id: self._entry(deployment, models.get(deployment.model_id))
+                for deployment in await self._deployments.all()
+            }
+        )
+
+    async def deployment_changed(self, deployment_id: str) -> None:
+        async with self._turn:
+            deployment = await self._deployments.by_id(deployment_id)
+            if deployment is None:
+                self._table.remove(deployment_id)
+                return
+            model = await self._models.by_id(deployment.model_id)
+            self._table.put([(deployment_id, self._entry(deployment, model))])
+
+    async def model_changed(self, model_id: str) -> None:
+        async with self._turn:
+            model = await self._models.by_id(model_id)
+            deployments = await self._deployments.of_model(model_id)
+            self._table.put((deployment.id, self._entry(deployment, model)) for deployment in deployments)
+
+    def _entry(self, deployment: Deployment, model: Model | None) -> Target | Resting:
+        if deployment.status is not DeploymentStatus.RUNNING or model is None:
+            return Resting(deployment.org_id, not_running(deployment.status))
+        try:
+            return self._target(deployment, model)
+        except AiwmError as error:
+            # One broken key must not keep the others from being served, nor the program from starting.
+            _log.error("a deployment can't be served", deployment_id=deployment.id, reason=str(error))
+            return Resting(deployment.org_id, error)
+
+    def _target(self, deployment: Deployment, model: Model) -> Target:
+        provider = registry.provider(model.provider or "")
+        base = base_url(model.api_endpoint or "")
+        config = {name: self._opened(name, value) for name, value in (model.api_config or {}).items()}
+        secret = next((config[field] for field in KEY_FIELDS if field in config), "")
+        headers = _headers(provider, config, secret)
+        identifier = model.model_identifier or ""
+        allowed = deployment.allowed_models
+        return Target(
+            deployment_id=deployment.id,
+            org_id=deployment.org_id,
+            model_id=model.id,
+            provider=provider,
+            base=base,
+            lines=_lines({"host": base.host_header.decode("ascii"), **headers}),
+            replaced=frozenset(name.encode("ascii") for name in headers),
+            defaults=tuple(
+                (name.encode("ascii"), _lines({name: config.get(name, value)}))
+                for name, value in provider.default_headers.items()
+            ),
+            query=tuple(
+                (parameter.encode("ascii"), config[name].encode("ascii"))
+                for name, parameter in provider.config_query.items()
+                if name in config
+            ),
+            secret=secret.encode("ascii"),
+            model=identifier,
+            aliases=frozenset({deployment.id, deployment.name}),
+            allowed=None if allowed is None else frozenset(allowed),
+            timeouts=_timeouts(self._timeouts, config),
+        )
+
+    def _opened(self, name: str, value: str | Sealed) -> str:
+        text = self._unseal(value) if isinstance(value, Sealed) else value
+        if not is_env_reference(text):
+            return text
+        variable = text.removeprefix(ENV_PREFIX)
+        found = self._variable(variable)
+        if not found:
+            raise AiwmError(f"apiConfig.{name} refers to the server's variable {variable}, which is not set")
+        if not (found.isascii() and found.isprintable()):
+            raise AiwmError(
+                f"apiConfig.{name} refers to the server's variable {variable}, which can't go into a header"
+            )
+        return found
+
+
+def _headers(provider: Provider, config: Mapping[str, str], secret: str) -> dict[str, str]:
+    """Lower-case name -> value; the provider's own headers win over `header-*`."""
+    extra = {
+        name.removeprefix(HEADER_PREFIX).lower(): value
+        for name, value in config.items()
+        if name.startswith(HEADER_PREFIX)
+    }
+    configured = {header: config[name] for name, header in provider.config_headers.items() if config.get(name)}
+    return {**extra, **configured, provider.key_header: provider.key_prefix + secret}
+
+
+def _lines(headers: Mapping[str, str]) -> bytes:
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("ascii")
+
+
+_OVERRIDES = {"timeout": "first_byte", "connect-timeout": "connect", "idle-timeout": "idle"}
+
+
+def _timeouts(default: Timeouts, config: Mapping[str, str]) -> Timeouts:
+    given = {field: float(config[name]) for name, field in _OVERRIDES.items() if name in config}
+    return replace(default, **given)
+
+
+def config_is_kept_secret(config: ApiConfig) -> bool:
+    """Whether it holds anything that only the provider it was given for may see."""
+    return any(isinstance(value, Sealed) or is_env_reference(value) for value in config.values())

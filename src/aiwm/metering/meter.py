@@ -1,0 +1,179 @@
+"""Watches one answer go by and makes its ledger row: exactly one, whatever happens.
+
+The meter sees copies of the bytes and never writes. It holds no stream: of events it keeps the one that is not
+complete, of a JSON answer as much as `wire.json_tail` keeps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import structlog
+
+from aiwm.domain.ids import new_id
+from aiwm.domain.times import Clock
+from aiwm.domain.usage import End, Source, Usage, UsageRow
+from aiwm.domain.users import Principal
+from aiwm.metering.reading import Reading
+from aiwm.targets import Target
+from aiwm.wire.encodings import Decoder, UndecodableBody, decoder
+from aiwm.wire.headers import Header, find
+from aiwm.wire.json_tail import JsonWatcher
+from aiwm.wire.ndjson import LineSplitter
+from aiwm.wire.sse import EventSplitter
+
+Record = Callable[[UsageRow], None]
+
+_NO_USAGE = b'"usage":null'
+"""OpenAI puts it on every chunk but the last when usage is asked for."""
+
+_log = structlog.get_logger(__name__)
+
+
+class _Splitter(Protocol):
+    def feed(self, chunk: bytes) -> Sequence[bytes]: ...
+
+    def finish(self) -> Sequence[bytes]: ...
+
+
+class Meter:
+    """One for each request: `sent`, `begin`, `feed`..., `close`. `close` may come at any point, and counts once."""
+
+    def __init__(
+        self,
+        target: Target,
+        principal: Principal,
+        *,
+        correlation_id: str,
+        asked: str | None,
+        record: Record,
+        clock: Clock,
+    ) -> None:
+        self._target = target
+        self._principal = principal
+        self._correlation_id = correlation_id
+        self._asked = asked
+        self._record = record
+        self._started_at = clock()
+        self._began = time.perf_counter()
+        self._first_byte: float | None = None
+        self._reached = False
+        self._status: int | None = None
+        self._provider_request_id: str | None = None
+        self._reading = Reading(target.provider.usage)
+        self._splitter: _Splitter | None = None
+        self._json: JsonWatcher | None = None
+        self._decoder: Decoder | None = None
+        self._blind = False
+        self.row: UsageRow | None = None
+        """The row, once there is one."""
+
+    def sent(self) -> None:
+        """The request is about to go out to the provider: from here on there will be a row."""
+        self._reached = True
+
+    def begin(self, status: int, headers: Sequence[Header]) -> None:
+        """The head of the answer has come."""
+        self._reached = True
+        self._first_byte = time.perf_counter()
+        self._status = status
+        request_id = find(headers, self._target.provider.request_id_header)
+        self._provider_request_id = None if request_id is None else request_id.decode("latin-1")[:200]
+        markers = self._target.provider.usage.markers
+        kind = (find(headers, b"content-type") or b"").split(b";", 1)[0].strip().lower()
+        if status >= 400:
+            self._blind = True  # An error has no usage, and its text may have been masked on the way.
+            return
+        if kind == b"text/event-stream":
+            self._splitter = EventSplitter(markers)
+        elif kind in {b"application/x-ndjson", b"application/jsonl"}:
+            self._splitter = LineSplitter(markers)
+        elif kind == b"application/json" or kind.endswith(b"+json"):
+            self._json = JsonWatcher(markers)
+        else:
+            self._blind = True
+            return
+        encoding = find(headers, b"content-encoding")
+        if encoding:
+            self._guarded(lambda: self._decode(encoding))
+
+    def feed(self, chunk: bytes) -> None:
+        """A piece of the body, as it came. Raises nothing."""
+        if not self._blind:
+            self._guarded(lambda: self._watch(chunk))
+
+    def close(self, end: End) -> None:
+        """Ends the row. Only the first call counts, and none before the request has reached the provider."""
+        if self.row is not None or not self._reached:
+            return
+        if not self._blind:
+            self._guarded(self._conclude)
+        total = time.perf_counter() - self._began
+        target, principal, reading = self._target, self._principal, self._reading
+        self.row = UsageRow(
+            request_id=new_id(),
+            correlation_id=self._correlation_id,
+            org_id=target.org_id,
+            user_id=principal.user_id,
+            deployment_id=target.deployment_id,
+            model_id=target.model_id,
+            provider=target.provider.name,
+            provider_request_id=self._provider_request_id,
+            model_asked=self._asked and self._asked[:200],
+            model_answered=reading.model,
+            status=self._status,
+            streamed=self._splitter is not None,
+            started_at=self._started_at,
+            first_byte_ms=None if self._first_byte is None else round((self._first_byte - self._began) * 1000),
+            total_ms=round(total * 1000),
+            end=end,
+            source=Source.PROVIDER if reading.found else Source.NONE,
+            usage=reading.usage if reading.found else Usage(),
+            raw_usage=reading.raw,
+        )
+        self._record(self.row)
+
+    def _decode(self, encoding: bytes) -> None:
+        self._decoder = decoder(encoding)
+
+    def _watch(self, chunk: bytes) -> None:
+        if self._decoder is not None:
+            chunk = self._decoder.feed(chunk)
+        if self._splitter is not None:
+            self._events(self._splitter.feed(chunk))
+        elif self._json is not None:
+            self._json.feed(chunk)
+
+    def _conclude(self) -> None:
+        if self._splitter is not None:
+            self._events(self._splitter.finish())
+        elif self._json is not None:
+            document = self._json.document()
+            if document is not None:
+                self._reading.document(document)
+            if not self._reading.found:
+                # Cut short, or too long to be kept: the usage object may still be found by itself.
+                for marker in self._target.provider.usage.markers:
+                    found = self._json.last(marker)
+                    if found is not None:
+                        self._reading.usage_object(found)
+
+    def _events(self, events: Sequence[bytes]) -> None:
+        for event in events:
+            if _NO_USAGE not in event:
+                self._reading.document(event)
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """A body that can't be read is not metered; it must never break the answer that is going by."""
+        try:
+            step()
+        except UndecodableBody as error:
+            self._blind = True
+            _log.warning(
+                "an answer can't be read for its usage", correlation_id=self._correlation_id, reason=str(error)
+            )
+        except Exception:  # noqa: BLE001 - a bug of ours in here is no reason to fail the caller
+            self._blind = True
+            _log.exception("the meter failed; the answer goes on", correlation_id=self._correlation_id)

@@ -1,0 +1,104 @@
+"""Moves rows to the ledger in batches: a slow database makes batches larger, not requests slower."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import structlog
+
+from aiwm.domain.usage import UsageRow
+from aiwm.errors import Unavailable
+
+Save = Callable[[Sequence[UsageRow]], Awaitable[None]]
+"""Writes rows and their sums in one transaction; a row that is there already changes nothing. Raises Unavailable."""
+
+GATHER_SECONDS = 0.05
+"""How long rows are gathered before a batch is written, unless somebody waits for it."""
+LARGEST_BATCH = 2000
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+_FLUSH_SECONDS = 10
+
+_log = structlog.get_logger(__name__)
+
+
+class Recorder:
+    """Owned by one task, `run`. `record` never waits; `flush` waits until what was recorded before it is saved."""
+
+    def __init__(self, save: Save) -> None:
+        self._save = save
+        self._pending: list[UsageRow] = []
+        self._recorded = 0
+        self._saved = 0
+        self._wanted = 0
+        self._work = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._moved = asyncio.Condition()
+        self.failing = False
+        """Whether the last attempt to save found the database away. Nothing is lost by it: rows wait."""
+
+    @property
+    def waiting(self) -> int:
+        """Rows that are not in the ledger yet."""
+        return self._recorded - self._saved
+
+    def record(self, row: UsageRow) -> None:
+        self._pending.append(row)
+        self._recorded += 1
+        self._work.set()
+
+    async def flush(self) -> None:
+        """Raises Unavailable when the database does not take the rows in time."""
+        wanted = self._recorded
+        if self._saved >= wanted:
+            return
+        self._wanted = max(self._wanted, wanted)
+        self._hurry.set()
+        try:
+            async with asyncio.timeout(_FLUSH_SECONDS), self._moved:
+                await self._moved.wait_for(lambda: self._saved >= wanted)
+        except TimeoutError:
+            raise Unavailable("The ledger can't be written at the moment; try again") from None
+
+    async def run(self) -> None:
+        """Until cancelled. What is pending then is for a last `flush` before it."""
+        while True:
+            await self._work.wait()
+            await self._gathered()
+            batch, self._pending = self._pending[:LARGEST_BATCH], self._pending[LARGEST_BATCH:]
+            await self._saved_at_last(batch)
+            if not self._pending:
+                self._work.clear()
+            async with self._moved:
+                self._saved += len(batch)
+                self._moved.notify_all()
+
+    async def _gathered(self) -> None:
+        if self._wanted > self._saved or len(self._pending) >= LARGEST_BATCH:
+            return
+        self._hurry.clear()
+        try:
+            async with asyncio.timeout(GATHER_SECONDS):
+                await self._hurry.wait()
+        except TimeoutError:
+            return
+
+    async def _saved_at_last(self, batch: Sequence[UsageRow]) -> None:
+        """Tries until the database takes the batch: rows are never dropped because it is away."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                await self._save(batch)
+            except Unavailable as error:
+                if not self.failing:
+                    _log.warning(
+                        "the ledger can't be written; rows wait", rows=self.waiting, reason=repr(error.__cause__)
+                    )
+                self.failing = True
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+            else:
+                if self.failing:
+                    _log.warning("the ledger is written again", rows=len(batch))
+                self.failing = False
+                return

@@ -1,0 +1,248 @@
+"""The hot path: one inference request, from the caller's bytes to the provider's and back.
+
+authenticate -> look up the target -> rewrite the request -> send -> relay -> meter
+
+It does no SQL, takes no lock and asks no provider's name: what it needs was prepared in the `Target`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from typing import Protocol
+from urllib.parse import quote, unquote_to_bytes
+
+from starlette.types import Receive, Scope, Send
+
+from aiwm.domain.ids import checked_id
+from aiwm.domain.times import Clock
+from aiwm.domain.usage import End
+from aiwm.domain.users import Principal, Role
+from aiwm.errors import AnswerBroken, BodyTooLarge, ClientGone, Invalid, NotFound, Unauthorized, UpstreamTimeout
+from aiwm.metering.meter import Meter, Record
+from aiwm.proxy.client import Client
+from aiwm.proxy.masking import masked_error
+from aiwm.proxy.upstream import Upstream, UpstreamResponse
+from aiwm.targets import Target, TargetTable
+from aiwm.wire.credentials import caller_token
+from aiwm.wire.headers import answer_headers, find, request_lines
+from aiwm.wire.json_splice import with_model
+from aiwm.wire.urls import request_target
+
+ORGANIZATION_HEADER = b"x-organization-id"
+
+
+class Tokens(Protocol):
+    def known(self, token: bytes) -> Principal | None: ...
+
+    async def verify(self, token: bytes) -> Principal: ...
+
+
+class Inference:
+    """The ASGI application behind `/deployments/{id}/inference/`. It raises our errors; who mounts it renders them."""
+
+    def __init__(
+        self,
+        *,
+        tokens: Tokens,
+        targets: TargetTable,
+        upstream: Upstream,
+        record: Record,
+        clock: Clock,
+        max_body_bytes: int,
+    ) -> None:
+        self._tokens = tokens
+        self._targets = targets
+        self._upstream = upstream
+        self._record = record
+        self._clock = clock
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        facts = scope["aiwm"]
+        principal = await self._caller(scope)
+        deployment_id, path = _split(scope)
+        target = self._targets.running(deployment_id, principal.org_id)
+        facts.deployment_id = deployment_id
+
+        client = Client(receive, max_bytes=self._max_body_bytes)
+        self._refuse_too_large(scope)
+        path, asked = _with_model_in_path(path, target)
+        body: bytes | AsyncIterator[bytes]
+        if _takes_model(target, path, scope):
+            spliced = with_model(
+                await client.body(), model=target.model, aliases=target.aliases, allowed=target.allowed
+            )
+            body, asked = spliced.body, spliced.model
+        else:
+            body = await client.stream()
+        framing, chunked = _framing(scope, body)
+        head = b"%b %b HTTP/1.1\r\n%b%b%b%b\r\n" % (
+            scope["method"].encode("ascii"),
+            request_target(target.base, path, _query(scope["query_string"], target)),
+            target.lines,
+            request_lines(scope["headers"], replaced=target.replaced),
+            _defaults(scope, target),
+            framing,
+        )
+
+        meter = Meter(
+            target,
+            principal,
+            correlation_id=facts.correlation_id,
+            asked=asked,
+            record=self._record,
+            clock=self._clock,
+        )
+        try:
+            async with client.listening(body):
+                response = await self._upstream.send(
+                    target.base.origin,
+                    head,
+                    body,
+                    timeouts=target.timeouts,
+                    is_head=scope["method"] == "HEAD",
+                    chunked=chunked,
+                    on_sent=meter.sent,
+                )
+                try:
+                    await _relay(response, target, meter, client, send)
+                finally:
+                    response.release()
+        except BaseException as error:
+            meter.close(_end(error))
+            raise
+        finally:
+            if meter.row is not None:
+                facts.tokens, facts.end = meter.row.usage.total_tokens, meter.row.end
+
+    async def _caller(self, scope: Scope) -> Principal:
+        headers = scope["headers"]
+        token = caller_token(headers)
+        if token is None:
+            raise Unauthorized
+        principal = self._tokens.known(token) or await self._tokens.verify(token)
+        facts = scope["aiwm"]
+        facts.user_id, facts.org_id = principal.user_id, principal.org_id
+        organization = find(headers, ORGANIZATION_HEADER)
+        if organization is not None:
+            principal = principal.acting_in(organization.decode("latin-1"))
+            if principal.org_id != principal.home_org_id:
+                facts.acting_for = principal.org_id
+        principal.require(Role.VIEWER)
+        return principal
+
+    def _refuse_too_large(self, scope: Scope) -> None:
+        """Before a byte of it is read, when the caller says how long it is."""
+        length = find(scope["headers"], b"content-length")
+        if length is not None and int(length) > self._max_body_bytes:
+            raise BodyTooLarge(f"The request body is too large: at most {self._max_body_bytes} bytes are passed on")
+
+
+async def _relay(response: UpstreamResponse, target: Target, meter: Meter, client: Client, send: Send) -> None:
+    """The answer as it comes. What is booked is booked before the client has the last byte."""
+    headers = answer_headers(response.headers, secret=target.secret)
+    meter.begin(response.status, response.headers)
+    pieces = response.next
+    if response.status >= 400 and target.secret:
+        headers, pieces = await masked_error(response, headers, target.secret)
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    last = False
+    while not last:
+        piece = await pieces()
+        meter.feed(piece)
+        last = response.complete
+        if last:
+            meter.close(End.COMPLETE)
+            client.answered = True
+        await send({"type": "http.response.body", "body": piece, "more_body": not last})
+
+
+def _end(error: BaseException) -> End:
+    """How a request ended that did not come to its end."""
+    match error:
+        case UpstreamTimeout() | AnswerBroken(timed_out=True):
+            return End.TIMED_OUT
+        case ClientGone() | BodyTooLarge():
+            return End.CLIENT_GONE
+        case _ if isinstance(error, Exception):
+            return End.PROVIDER_BROKE
+        case _:
+            return End.GATEWAY_DIED
+
+
+# -- the request for the provider
+
+
+_INFERENCE = re.compile(rb"/deployments/([^/]+)/inference(?:/(.*))?", re.DOTALL)
+
+
+def is_inference(scope: Scope) -> bool:
+    return _INFERENCE.fullmatch(scope["raw_path"]) is not None
+
+
+def _split(scope: Scope) -> tuple[str, bytes]:
+    """The deployment's id, and the provider's path as the caller spelled it."""
+    match = _INFERENCE.fullmatch(scope["raw_path"])
+    if match is None:
+        raise NotFound
+    return checked_id(match[1].decode("latin-1"), "Deployment"), match[2] or b""
+
+
+_VERSION = re.compile(rb"v\d+[a-z0-9]*/")
+
+
+def _takes_model(target: Target, path: bytes, scope: Scope) -> bool:
+    """Whether the provider's API takes a `model` in the JSON body of this path."""
+    if scope["method"] != "POST":
+        return False
+    version = _VERSION.match(path)
+    name = path[version.end() :] if version else path
+    if name.decode("latin-1") not in target.provider.model_in_body:
+        return False
+    kind = find(scope["headers"], b"content-type")
+    return kind is None or not kind.startswith(b"multipart/")
+
+
+def _with_model_in_path(path: bytes, target: Target) -> tuple[bytes, str | None]:
+    """The path with the deployed model where it names the deployment, and the model that it asks for."""
+    segment = target.provider.model_in_path
+    if not segment:
+        return path, None
+    match = re.search(rb"(?:^|/)%b/([^/:]+)" % segment.encode("ascii"), path)
+    if match is None:
+        return path, None
+    asked = unquote_to_bytes(match[1]).decode("utf-8", "replace")
+    if asked in target.aliases:
+        asked = target.model
+        path = path[: match.start(1)] + quote(asked, safe="").encode("ascii") + path[match.end(1) :]
+    if target.allowed is not None and asked != target.model and asked not in target.allowed:
+        raise Invalid(
+            f'Model "{asked[:200]}" is not allowed: this deployment allows {", ".join(sorted(target.allowed))}'
+        )
+    return path, asked
+
+
+def _query(query: bytes, target: Target) -> bytes:
+    for name, value in target.query:
+        if not re.search(rb"(?:^|&)%b=" % re.escape(name), query):
+            query = b"%b%b%b=%b" % (query, b"&" if query else b"", name, value)
+    return query
+
+
+def _defaults(scope: Scope, target: Target) -> bytes:
+    """Headers that the provider must have, unless the caller sent its own."""
+    if not target.defaults:
+        return b""
+    return b"".join(line for name, line in target.defaults if find(scope["headers"], name) is None)
+
+
+def _framing(scope: Scope, body: bytes | AsyncIterator[bytes]) -> tuple[bytes, bool]:
+    """The header line that says how long the body is, and whether it goes in chunks: as the caller did it."""
+    length = find(scope["headers"], b"content-length")
+    if isinstance(body, bytes):
+        has_body = body or length is not None or find(scope["headers"], b"transfer-encoding") is not None
+        return (b"content-length: %d\r\n" % len(body) if has_body else b""), False
+    if length is not None:
+        return b"content-length: %b\r\n" % length, False
+    return b"transfer-encoding: chunked\r\n", True
