@@ -1,7 +1,5 @@
 """Models over HTTP."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -57,7 +55,7 @@ class NewSelfHostedModel(_NewModel):
 
 
 class ModelChange(Body):
-    """Fields that are left out stay as they are. `apiConfig` is replaced whole; a masked secret keeps the stored one."""
+    """What is left out stays as it is. `apiConfig` is replaced whole; a secret in its masked form stays the stored one."""
 
     name: Name | None = None
     type: ModelType | None = None

@@ -1,0 +1,81 @@
+"""The `aiwm` command. Each subcommand is a file; what it needs is imported when it runs, so `--help` is quick."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from aiwm import __version__
+from aiwm.errors import StartError
+
+app = typer.Typer(
+    name="aiwm",
+    help="One door to every model: an LLM gateway whose bytes are untouched and whose books are right.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(wanted: bool) -> None: 
+    if wanted:
+        print(f"aiwm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _aiwm(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Settings are AIWM_* variables: `aiwm settings` lists them."""
+
+
+@app.command()
+def serve(
+    demo: Annotated[
+        bool,
+        typer.Option("--demo", help="Also start the simulated provider, with a running deployment for each dialect."),
+    ] = False,
+) -> None:
+    """Start AIWM (port 3003) and its identity service (port 3000)."""
+    from aiwm.cli.serve import serve as run
+
+    run(demo=demo)
+
+
+@app.command()
+def simulate(
+    port: Annotated[int | None, typer.Option(help="Port to listen on; default AIWM_SIMULATOR_PORT.")] = None,
+) -> None:
+    """Start only the simulated provider: OpenAI's, Anthropic's and Google's API on one port, without a model."""
+    from aiwm.cli.simulate import simulate as run
+
+    run(port=port)
+
+
+@app.command()
+def settings(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As the table of docs/settings.md.")] = False,
+) -> None:
+    """Show every setting, its default and what it is for."""
+    from aiwm.cli.settings import show
+
+    show(markdown=markdown)
+
+
+def main() -> NoReturn:
+    """Exit code 2 and one line on standard error when the program can't start."""
+    try:
+        app()
+    except StartError as error:
+        print(f"aiwm: {error}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""`aiwm simulate`: the simulated provider alone, for trying, tests and load."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import uvloop
+
+from aiwm.server import Server, bind
+from aiwm.settings import Settings
+from aiwm.simulator.app import Simulator
+
+
+def simulate(*, port: int | None) -> None:
+    settings = Settings.from_env(os.environ)
+    listener = bind(settings.host, settings.simulator_port if port is None else port, "AIWM_SIMULATOR_PORT")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        host, bound = listener.getsockname()[:2]
+        print(
+            f"Simulated provider on http://{host}:{bound} (OpenAI, Anthropic, Google; any key). Ctrl-C stops it.",
+            flush=True,
+        )
+        runner.run(Server(Simulator(), drain_seconds=settings.drain_seconds).run_on([listener]))

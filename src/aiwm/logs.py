@@ -1,0 +1,80 @@
+"""How the program logs: one line an event on standard error, as JSON or for people, with no secret in it."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import orjson
+import structlog
+
+_SECRET_NAME = re.compile(r"password|secret|token$|api_?key|authorization|credential", re.IGNORECASE)
+_SECRET_VALUE = re.compile(
+    r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"  # a JWT
+    r"|\b(?:sk|rk|pk|xai|gsk|AIza|aiwm_sk)[-_A-Za-z0-9]{12,}"  # keys as the providers spell them
+    r"|(?i:bearer)\s+[^\s\"']+"
+)
+_STARS = "***"
+
+
+def level_number(level: str) -> int:
+    return logging.getLevelNamesMapping()[level.upper()]
+
+
+def configure(*, level: str, as_json: bool) -> None:
+    """For the whole process: our events and those that libraries send through `logging`."""
+    shared: list[structlog.types.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+    ]
+    renderer: structlog.types.Processor = (
+        structlog.processors.JSONRenderer(serializer=_json)
+        if as_json
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    last: list[structlog.types.Processor] = [
+        *([structlog.processors.format_exc_info] if as_json else []),
+        redact,
+        renderer,
+    ]
+    structlog.configure(
+        processors=[*shared, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(level_number(level)),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level_number(level))
+    # What these say at INFO is for their developers, and of uvicorn's complaints one is our way to break an answer off.
+    for name in ("uvicorn", "uvicorn.error", "httpx2", "httpcore2", "alembic", "aiosqlite", "asyncio"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, level_number(level)))
+    logging.getLogger("uvicorn.error").addFilter(_not_broken_off)
+
+
+def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The last guard, not the first: nothing secret should get here."""
+    for name, value in event.items():
+        if _SECRET_NAME.search(name):
+            event[name] = _STARS
+        elif isinstance(value, str) and len(value) > 12:
+            event[name] = _SECRET_VALUE.sub(_STARS, value)
+    return event
+
+
+def _json(event: Any, **_: Any) -> str:
+    return orjson.dumps(event, default=str).decode()
+
+
+def _not_broken_off(record: logging.LogRecord) -> bool:
+    return "without completing response" not in record.getMessage()
