@@ -27,15 +27,14 @@ class EventSplitter:
     Remembers no more than `max_event` bytes of an event; `oversize` counts the events that were longer.
     """
 
-    __slots__ = ("_contains", "_dropping", "_idle", "_max", "_pending", "_size", "_start", "oversize")
+    __slots__ = ("_contains", "_dropping", "_idle", "_max", "_pending", "_start", "oversize")
 
     def __init__(self, contains: Sequence[bytes], max_event: int = 1 << 20) -> None:
         self._contains = tuple(contains)
         self._max = max_event
         self._start: bytes | None = b""  # As long as it may be the beginning of a byte order mark.
         self._idle = False  # At the beginning of an event.
-        self._pending: list[bytes] = []
-        self._size = 0
+        self._pending = bytearray()
         self._dropping = False
         self.oversize = 0
 
@@ -49,7 +48,7 @@ class EventSplitter:
             return ()
         if self._start is not None:
             chunk = self._without_bom(chunk)
-        last = self._pending[-1][-1:] if self._pending else b""
+        last = self._pending[-1:]
         blank = _last_blank_line(last + chunk)
         if blank < 0:
             self._remember(chunk)
@@ -78,21 +77,19 @@ class EventSplitter:
         if not chunk:
             return
         self._idle = False
-        self._pending.append(chunk)
-        self._size += len(chunk)
-        if self._size > self._max + _SLACK:
+        self._pending += chunk
+        if len(self._pending) > self._max + _SLACK:
             self.oversize += not self._dropping
             self._dropping = True
         if self._dropping:
-            self._pending = [chunk[-1:]]
+            del self._pending[:-1]
 
     def _taken(self, end: bytes, rest: bytes) -> bytes:
         """All that is remembered up to `end`; then remembers `rest`."""
-        complete = b"".join((*self._pending, end))
+        complete = bytes(self._pending) + end
         if self._dropping:
             complete = _BLANK_LINE.split(complete, maxsplit=1)[-1]
         self._pending.clear()
-        self._size = 0
         self._dropping = False
         self._idle = True
         self._remember(rest)
@@ -116,7 +113,7 @@ class EventSplitter:
         return False
 
 
-def _last_blank_line(text: bytes) -> int:
+def _last_blank_line(text: bytearray) -> int:
     return max(text.rfind(end) for end in _BLANK_LINES)
 
 

@@ -98,7 +98,7 @@ def test_what_is_remembered_of_an_event_without_end_stays_small():
     splitter = EventSplitter([USAGE], max_event=1000)
     for _ in range(1000):
         splitter.feed(b"x" * 100)
-        assert sum(map(len, splitter._pending)) <= 1102
+        assert len(splitter._pending) <= 1102
 
 
 _LINES = st.sampled_from(

@@ -1,0 +1,77 @@
+"""Watches a JSON answer that is one document, however large, and finds what stands near its end. It never writes.
+
+The document is an object, or the array of objects that Gemini streams. It may be cut short at any byte, and what is
+left must still give the last value that arrived whole.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+# How many values that began and did not end are worth trying; they can only be nested in one another.
+_UNFINISHED = 32
+
+
+class JsonWatcher:
+    """Remembers the body up to `limit` bytes; of a longer one its last `window` bytes and the values found before.
+
+    `contains` are the keys whose values may be asked for, with their quotes.
+    """
+
+    __slots__ = ("_body", "_found", "_keys", "_limit", "_whole", "_window")
+
+    def __init__(self, contains: Sequence[bytes], limit: int = 1 << 20, window: int = 64 << 10) -> None:
+        self._keys = {key: _object_of(key) for key in contains}
+        self._limit = limit
+        self._window = window
+        self._body = bytearray()
+        self._whole = True
+        self._found: dict[bytes, bytes] = {}
+
+    def feed(self, chunk: bytes) -> None:
+        self._body += chunk
+        if len(self._body) > self._limit + (0 if self._whole else self._window):
+            self._shrink()
+
+    def document(self) -> bytes | None:
+        """The whole body; None if it is longer than `limit`."""
+        return bytes(self._body) if self._whole else None
+
+    def last(self, key: bytes) -> bytes | None:
+        """The last object that is the value of `key`, at any depth, and arrived whole."""
+        return _last_object(self._keys[key], key, self._body) or self._found.get(key)
+
+    def _shrink(self) -> None:
+        """Keeps of the body only what the next bytes may complete."""
+        for key, pattern in self._keys.items():
+            if (value := _last_object(pattern, key, self._body)) is not None:
+                self._found[key] = value
+        self._whole = False
+        del self._body[: -self._window]
+
+
+def _object_of(key: bytes) -> re.Pattern[str]:
+    # A quote after `{`, `,` or a space is not escaped, so what it opens is a key and not a part of a text. It is
+    # looked at last because a pattern that begins with plain text is searched for much faster.
+    name = re.escape(key.decode("latin-1"))
+    return re.compile(rf"{name}(?<=[{{,\s]{name})\s*:\s*(?=\{{)")
+
+
+_read = json.JSONDecoder(strict=False).raw_decode
+
+
+def _last_object(pattern: re.Pattern[str], key: bytes, body: bytearray) -> bytes | None:
+    if key not in body:
+        return None
+    # As Latin-1 a character is a byte, also where the body was cut in the middle of one.
+    text = body.decode("latin-1")
+    starts = [match.end() for match in pattern.finditer(text)]
+    for start in reversed(starts[-_UNFINISHED:]):
+        try:
+            _, end = _read(text, start)
+        except (ValueError, RecursionError):
+            continue
+        return bytes(body[start:end])
+    return None
