@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from aiwm.errors import Invalid
-from aiwm.wire.masking import masked_in
+from aiwm.wire.masking import masked_in, quotes
 
 Header = tuple[bytes, bytes]
 
@@ -66,7 +66,7 @@ def request_lines(headers: Sequence[Header], *, replaced: frozenset[bytes]) -> b
     if _FORWARDED in block:
         lines = [line for line in lines if not line.startswith(_FORWARDED)]
         block = _block(lines)
-    if block.count(b"\r") != len(lines) or block.count(b"\n") != len(lines) or b"\0" in block:
+    if block.count(b"\r") != len(lines) or block.count(b"\n") != len(lines) or 0 in block:
         raise Invalid("A header of the request has a line break or a NUL in it; send it without")
     return block
 
@@ -75,7 +75,9 @@ def answer_headers(headers: Sequence[Header], *, secret: bytes) -> list[Header]:
     """The provider's headers for the client, with the provider's key (`secret`) masked wherever it is quoted."""
     dropped = _dropped(headers, _NOT_FOR_CLIENTS)
     kept = [header for header in headers if header[0] not in dropped]
-    return [(name, masked_in(value, secret)) for name, value in kept] if secret else kept
+    if not secret or not quotes(b"\n".join([value for _, value in kept]), secret):
+        return kept
+    return [(name, masked_in(value, secret)) for name, value in kept]
 
 
 @lru_cache(maxsize=256)

@@ -91,9 +91,7 @@ def _text(value: msgspec.Raw) -> str | None:
 
 
 _LETTERS = "".join(rf"(?:{char}|\\u00(?i:{ord(char):x}))" for char in "model")
-_ANY_CASE = "".join(
-    rf"(?:(?i:{char})|\\u00(?:(?i:{ord(char):x})|(?i:{ord(char.upper()):x})))" for char in "model"
-)
+_ANY_CASE = "".join(rf"(?:(?i:{char})|\\u00(?:(?i:{ord(char):x})|(?i:{ord(char.upper()):x})))" for char in "model")
 _EXACT = re.compile(rf'"(?<=[{{,\s]"){_LETTERS}"\s*:\s*'.encode())
 _OTHER_CASE = re.compile(rf'"(?<=[{{,\s]")(?!{_LETTERS}"){_ANY_CASE}"\s*:\s*'.encode())
 _MODEL = b'"model"'
@@ -132,12 +130,12 @@ def _depth_change(part: bytes) -> int:
 # --- writing ---------------------------------------------------------------------------------------------------
 
 _encoded = msgspec.json.Encoder().encode
-_EMPTY = re.compile(rb"\s*\{\s*\}")
+_EMPTY = re.compile(rb"\s*\}")
 
 
 def _inserted(body: bytes, model: str) -> bytes:
     start = body.index(b"{") + 1
-    comma = b"" if _EMPTY.match(body) else b","
+    comma = b"" if _EMPTY.match(body, start) else b","
     return b"".join((body[:start], b'"model":', _encoded(model), comma, memoryview(body)[start:]))
 
 

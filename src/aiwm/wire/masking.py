@@ -66,6 +66,11 @@ class KeyMask:
         return first
 
 
+def quotes(text: bytes, secret: bytes) -> bool:
+    """Whether the secret stands in `text`, in any spelling."""
+    return any(spelling in text for spelling in _masks(secret))
+
+
 def masked_in(value: bytes, secret: bytes) -> bytes:
     """`value`, which is complete, without the secret."""
     for spelling, mask in _masks(secret).items():

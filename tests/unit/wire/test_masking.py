@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiwm.wire.masking import KeyMask, masked, masked_in
+from aiwm.wire.masking import KeyMask, masked, masked_in, quotes
 from cuttings import bytewise, cut, cuttings
 
 KEY = b"sk-proj-0123456789abcdef"
@@ -52,6 +52,13 @@ def test_only_what_may_be_the_beginning_of_the_key_is_held_back():
     assert mask.feed(KEY[1:]) == MASK
     assert mask.feed(b"sk-proj-0123") == b""
     assert mask.finish() == b"sk-proj-0123"
+
+
+def test_it_says_whether_a_text_quotes_the_key():
+    assert quotes(b"bad key " + KEY, KEY)
+    assert quotes(b"bad key a\\/b", b"a/b")
+    assert not quotes(b"bad key " + KEY[:-1], KEY)
+    assert not quotes(b"bad key", b"")
 
 
 def test_without_a_secret_everything_passes():
