@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import httpx2
+import structlog
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, JWKRegistry, OKPKey, RSAKey
 
@@ -21,7 +21,7 @@ from aiwm.domain.times import Clock
 from aiwm.errors import Unavailable
 from aiwm.identity.signatures import VerifyingKey
 
-logger = logging.getLogger(__name__)
+_log = structlog.get_logger(__name__)
 
 FETCH_SECONDS: Final = 5.0
 
@@ -89,7 +89,9 @@ class RemoteKeys:
             async with asyncio.timeout(FETCH_SECONDS):
                 keys = _keys(await self._fetch())
         except (httpx2.HTTPError, TimeoutError, ValueError) as error:
-            logger.warning("the key set %s can't be read, the old keys stay: %s", self._url, error)
+            _log.warning(
+                "key set can't be read, the old keys stay", url=self._url, reason=str(error) or type(error).__name__
+            )
             return
         self._keys = keys
         self._read_at = self._clock()

@@ -13,14 +13,15 @@ itself applies at once. Tokens of another IAM name no session here: they live un
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Final
+
+import structlog
 
 from aiwm.domain.times import Clock
 from aiwm.errors import AiwmError
 
-logger = logging.getLogger(__name__)
+_log = structlog.get_logger(__name__)
 
 Revoked = tuple[str, int]
 """A session and when it was revoked, in milliseconds."""
@@ -70,7 +71,7 @@ class Revocations:
                 await self.refresh(read)
             except AiwmError as error:
                 if not away:
-                    logger.warning("revocations of other processes are not seen: %s", error)
+                    _log.warning("revocations of other processes are not seen", reason=str(error))
                 away = True
             else:
                 away = False

@@ -1,7 +1,7 @@
 import asyncio
 from collections.abc import Collection, Sequence
 
-import pytest
+from structlog.testing import capture_logs
 
 from aiwm.errors import Unavailable
 from aiwm.identity.revocations import Revocations, Revoked
@@ -104,18 +104,19 @@ async def test_a_revocation_is_forgotten_when_no_token_can_be_left() -> None:
     assert "old" not in revocations
 
 
-async def test_watching_goes_on_when_the_store_was_away(caplog: pytest.LogCaptureFixture) -> None:
+async def test_watching_goes_on_when_the_store_was_away() -> None:
     store, clock = Store(), Clock()
     store.away = True
     revocations = Revocations(keep_seconds=3600, clock=clock)
     seen = asyncio.Event()
     revocations.on_revoked(lambda _: seen.set())
-    watching = asyncio.create_task(revocations.watch(store.read, every_seconds=0.001))
-    await asyncio.sleep(0.02)
-    store.rows.append(("theirs", clock.now))
-    store.away = False
 
-    await asyncio.wait_for(seen.wait(), 5)
+    with capture_logs() as logs:
+        watching = asyncio.create_task(revocations.watch(store.read, every_seconds=0.001))
+        await asyncio.sleep(0.02)
+        store.rows.append(("theirs", clock.now))
+        store.away = False
+        await asyncio.wait_for(seen.wait(), 5)
+        watching.cancel()
 
-    watching.cancel()
-    assert len(caplog.records) == 1
+    assert len(logs) == 1
