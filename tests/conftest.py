@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from aiwm.store.database import Database
+from gateway import Gateway
 from postgresql import PostgreSql
 
 
@@ -42,4 +43,11 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     try:
         yield database
     finally:
-        await database.close()
+        await database.aclose()
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """AIWM as a process of its own that may call this machine; one for each test module."""
+    with Gateway(tmp_path_factory.mktemp("aiwm"), "--demo", AIWM_PRIVATE_UPSTREAMS="127.0.0.1") as running:
+        yield running

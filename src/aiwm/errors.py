@@ -41,9 +41,7 @@ class AiwmError(Exception):
     status: ClassVar[int] = HTTPStatus.INTERNAL_SERVER_ERROR
     default: ClassVar[str] = "Something went wrong in the gateway; the log has the details under this correlation id"
 
-    def __init__(
-        self, message: str | Sequence[str] | None = None, *, headers: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, message: str | Sequence[str] | None = None, *, headers: Mapping[str, str] | None = None) -> None:
         self.message: str | list[str] = (
             self.default if message is None else message if isinstance(message, str) else list(message)
         )

@@ -6,7 +6,6 @@ Each field is the variable AIWM_<NAME>; its docstring is its manual: `aiwm setti
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -81,7 +80,7 @@ class Settings(BaseModel):
     max_body_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
     """Largest request body in bytes; a larger one is answered 413."""
     private_upstreams: CommaSeparated = ()
-    """Host names, addresses or networks (CIDR) that models may point to besides public addresses, comma-separated."""
+    """What models may point to besides public addresses: hosts, addresses, networks (CIDR), `:port` behind or not."""
 
     drain_seconds: Annotated[int, Field(ge=0, le=3600)] = 30
     """Seconds that running answers get to finish after SIGTERM or Ctrl-C."""
@@ -123,14 +122,6 @@ class Settings(BaseModel):
             raise ValueError("must begin with http:// or https://")
         return value.rstrip("/")
 
-    @field_validator("private_upstreams")
-    @classmethod
-    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for entry in value:
-            if "/" in entry:
-                ipaddress.ip_network(entry, strict=False)
-        return value
-
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.jwt_secret and self.jwks_url:
@@ -155,8 +146,12 @@ class Settings(BaseModel):
 
     @property
     def effective_public_url(self) -> str:
+        return self.public_url or self.at_port(self.port)
+
+    def at_port(self, port: int) -> str:
+        """The URL of a port of this program, as this machine reaches it."""
         host = "localhost" if self.host in {"127.0.0.1", "0.0.0.0", "::", "::1"} else self.host
-        return self.public_url or f"http://{host}:{self.port}"
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _problem(error: Any) -> str:

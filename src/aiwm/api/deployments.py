@@ -15,7 +15,7 @@ from aiwm.domain.users import Principal
 from aiwm.errors import Invalid
 from aiwm.store.deployments import FIELDS, SORTABLE
 from aiwm.web.lists import page_json, page_query, parameters
-from aiwm.web.principals import Authenticate
+from aiwm.web.principals import Tokens, authenticated
 from aiwm.web.schemas import Answer, Body, Deleted, Description, Line, Name, deleted, history, problems
 
 
@@ -105,12 +105,14 @@ def _given(body: DeploymentChange) -> dict[str, Any]:
     return given
 
 
-def router(deployments: Deployments, authenticate: Authenticate, *, public_url: str) -> APIRouter:
+def router(deployments: Deployments, tokens: Tokens, *, public_url: str) -> APIRouter:
     routes = APIRouter(prefix="/deployments", tags=["deployments"])
     listed = {"fields": tuple(FIELDS), "sortable": tuple(SORTABLE)}
-    caller = Annotated[Principal, Depends(authenticate)]
+    caller = Annotated[Principal, Depends(authenticated(tokens))]
 
-    @routes.post("", status_code=201, responses={201: {"model": DeploymentAnswer}, **problems(400, 403)})
+    @routes.post(
+        "", response_model=None, status_code=201, responses={201: {"model": DeploymentAnswer}, **problems(400, 403)}
+    )
     async def create_deployment(body: NewDeploymentBody, principal: caller) -> dict[str, Any]:
         """Make a model callable."""
         allowed = body.allowed_models
@@ -124,14 +126,19 @@ def router(deployments: Deployments, authenticate: Authenticate, *, public_url: 
         )
         return deployment_json(await deployments.create(principal, new))
 
-    @routes.get("", responses={200: {"model": DeploymentPage}, **problems(400)}, openapi_extra=parameters(**listed))
+    @routes.get(
+        "",
+        response_model=None,
+        responses={200: {"model": DeploymentPage}, **problems(400)},
+        openapi_extra=parameters(**listed),
+    )
     async def list_deployments(
         query: Annotated[PageQuery, Depends(page_query(**listed))], principal: caller
     ) -> dict[str, Any]:
         """List your organization's deployments with what they were used, newest first."""
         return page_json(query, await deployments.list(principal, query), deployment_json)
 
-    @routes.get("/{id}", responses={200: {"model": DeploymentAnswer}, **problems(400, 404)})
+    @routes.get("/{id}", response_model=None, responses={200: {"model": DeploymentAnswer}, **problems(400, 404)})
     async def get_deployment(id: str, principal: caller) -> dict[str, Any]:  # noqa: A002 - the guide's name for it
         """Get a deployment: how to call it, and what it was used. An answer that has ended is counted."""
         deployment = await deployments.get(principal, checked_id(id, "Deployment"))
@@ -141,23 +148,29 @@ def router(deployments: Deployments, authenticate: Authenticate, *, public_url: 
             shown["endpoint"] = endpoint_json(public_url, deployment, model)
         return shown
 
-    @routes.put("/{id}", responses={200: {"model": DeploymentAnswer}, **problems(400, 403, 404, 409)})
+    @routes.put(
+        "/{id}", response_model=None, responses={200: {"model": DeploymentAnswer}, **problems(400, 403, 404, 409)}
+    )
     async def change_deployment(id: str, body: DeploymentChange, principal: caller) -> dict[str, Any]:  # noqa: A002
         """Change a deployment's name, description or allowed models."""
         return deployment_json(await deployments.change(principal, checked_id(id, "Deployment"), _given(body)))
 
-    @routes.delete("/{id}", responses={200: {"model": Deleted}, **problems(400, 403, 404, 409)})
+    @routes.delete("/{id}", response_model=None, responses={200: {"model": Deleted}, **problems(400, 403, 404, 409)})
     async def delete_deployment(id: str, principal: caller) -> dict[str, str]:  # noqa: A002
         """Delete a deployment that does not run. Its usage stays in the ledger."""
         deployment_id = checked_id(id, "Deployment")
         return deleted(deployment_id, await deployments.delete(principal, deployment_id))
 
-    @routes.post("/{id}/start", responses={200: {"model": DeploymentAnswer}, **problems(400, 403, 404, 409)})
+    @routes.post(
+        "/{id}/start", response_model=None, responses={200: {"model": DeploymentAnswer}, **problems(400, 403, 404, 409)}
+    )
     async def start_deployment(id: str, principal: caller) -> dict[str, Any]:  # noqa: A002
         """Let a stopped deployment take requests again."""
         return deployment_json(await deployments.start(principal, checked_id(id, "Deployment")))
 
-    @routes.post("/{id}/stop", responses={200: {"model": DeploymentAnswer}, **problems(400, 403, 404, 409)})
+    @routes.post(
+        "/{id}/stop", response_model=None, responses={200: {"model": DeploymentAnswer}, **problems(400, 403, 404, 409)}
+    )
     async def stop_deployment(id: str, principal: caller) -> dict[str, Any]:  # noqa: A002
         """Take no more requests; those that run are finished."""
         return deployment_json(await deployments.stop(principal, checked_id(id, "Deployment")))

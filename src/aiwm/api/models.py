@@ -14,7 +14,7 @@ from aiwm.domain.users import Principal
 from aiwm.errors import Invalid
 from aiwm.store.models import FIELDS, SORTABLE
 from aiwm.web.lists import page_json, page_query, parameters
-from aiwm.web.principals import Authenticate
+from aiwm.web.principals import Tokens, authenticated
 from aiwm.web.schemas import Answer, Body, Deleted, Description, Line, Name, deleted, history, problems
 
 _Text = Annotated[Line, Field(min_length=1, max_length=500)]
@@ -55,7 +55,7 @@ class NewSelfHostedModel(_NewModel):
 
 
 class ModelChange(Body):
-    """What is left out stays as it is. `apiConfig` is replaced whole; a secret in its masked form stays the stored one."""
+    """What is left out stays. `apiConfig` is replaced whole; a secret in its masked form stays the stored one."""
 
     name: Name | None = None
     type: ModelType | None = None
@@ -146,14 +146,12 @@ def _shown(config: Mapping[str, str | Sealed]) -> dict[str, str]:
     return {name: value.masked if isinstance(value, Sealed) else value for name, value in config.items()}
 
 
-def router(models: Models, authenticate: Authenticate) -> APIRouter:
+def router(models: Models, tokens: Tokens) -> APIRouter:
     routes = APIRouter(prefix="/models", tags=["models"])
     listed = {"fields": tuple(FIELDS), "sortable": tuple(SORTABLE)}
-    caller = Annotated[Principal, Depends(authenticate)]
+    caller = Annotated[Principal, Depends(authenticated(tokens))]
 
-    @routes.post(
-        "", status_code=201, response_model=None, responses={201: {"model": ModelAnswer}, **problems(400, 403)}
-    )
+    @routes.post("", status_code=201, responses={201: {"model": ModelAnswer}, **problems(400, 403)})
     async def create_model(
         body: Annotated[NewApiBasedModel | NewSelfHostedModel, Field(discriminator="deployment_type")],
         principal: caller,
@@ -163,7 +161,12 @@ def router(models: Models, authenticate: Authenticate) -> APIRouter:
         new = NewModel(**given | {"deployment_type": DeploymentType(body.deployment_type)})
         return model_json(await models.create(principal, new), principal)
 
-    @routes.get("", responses={200: {"model": ModelPage}, **problems(400)}, openapi_extra=parameters(**listed))
+    @routes.get(
+        "",
+        response_model=None,
+        responses={200: {"model": ModelPage}, **problems(400)},
+        openapi_extra=parameters(**listed),
+    )
     async def list_models(
         query: Annotated[PageQuery, Depends(page_query(**listed))], principal: caller
     ) -> dict[str, Any]:
@@ -171,29 +174,33 @@ def router(models: Models, authenticate: Authenticate) -> APIRouter:
         page = await models.list(principal, query)
         return page_json(query, page, lambda model: model_json(model, principal))
 
-    @routes.get("/{id}", responses={200: {"model": ModelAnswer}, **problems(400, 404)})
+    @routes.get("/{id}", response_model=None, responses={200: {"model": ModelAnswer}, **problems(400, 404)})
     async def get_model(id: str, principal: caller) -> dict[str, Any]:  # noqa: A002 - the guide's name for it
         """Get a model; its secrets are masked."""
         return model_json(await models.get(principal, checked_id(id, "Model")), principal)
 
-    @routes.put("/{id}", responses={200: {"model": ModelAnswer}, **problems(400, 403, 404, 409)})
+    @routes.put("/{id}", response_model=None, responses={200: {"model": ModelAnswer}, **problems(400, 403, 404, 409)})
     async def change_model(id: str, body: ModelChange, principal: caller) -> dict[str, Any]:  # noqa: A002
         """Change a model. Its deployments use the change from the next request on."""
         model_id = checked_id(id, "Model")
         return model_json(await models.change(principal, model_id, changes(body, nullable=_NULLABLE)), principal)
 
-    @routes.delete("/{id}", responses={200: {"model": Deleted}, **problems(400, 403, 404, 409)})
+    @routes.delete("/{id}", response_model=None, responses={200: {"model": Deleted}, **problems(400, 403, 404, 409)})
     async def delete_model(id: str, principal: caller) -> dict[str, str]:  # noqa: A002
         """Delete a model that no active deployment uses."""
         model_id = checked_id(id, "Model")
         return deleted(model_id, await models.delete(principal, model_id))
 
-    @routes.post("/{id}/activate", responses={200: {"model": ModelAnswer}, **problems(400, 403, 404, 409)})
+    @routes.post(
+        "/{id}/activate", response_model=None, responses={200: {"model": ModelAnswer}, **problems(400, 403, 404, 409)}
+    )
     async def activate_model(id: str, principal: caller) -> dict[str, Any]:  # noqa: A002
         """Allow deployments of a model again."""
         return model_json(await models.activate(principal, checked_id(id, "Model")), principal)
 
-    @routes.post("/{id}/deactivate", responses={200: {"model": ModelAnswer}, **problems(400, 403, 404, 409)})
+    @routes.post(
+        "/{id}/deactivate", response_model=None, responses={200: {"model": ModelAnswer}, **problems(400, 403, 404, 409)}
+    )
     async def deactivate_model(id: str, principal: caller) -> dict[str, Any]:  # noqa: A002
         """Keep a model that no active deployment uses from being deployed."""
         return model_json(await models.deactivate(principal, checked_id(id, "Model")), principal)

@@ -1,59 +1,52 @@
-"""The whole URL table of AIWM. Inference is not in it: the proxy stands in front of it, below no middleware."""
+"""The URL table of AIWM.
+
+| Path                             | In               |
+|----------------------------------|------------------|
+| /healthz, /readyz                | `operation.py`   |
+| /models                          | `models.py`      |
+| /deployments                     | `deployments.py` |
+| /deployments/{id}/inference/...  | `aiwm.proxy`, which stands in front of this table; here it is only documented |
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter
 
-from aiwm import __version__
 from aiwm.api import deployments, models, operation
 from aiwm.control.deployments import Deployments
 from aiwm.control.models import Models
-from aiwm.web import errors
-from aiwm.web.principals import Authenticate
-
-DESCRIPTION = """One door to every model. Register a provider's model, deploy it, and send what the provider's own API
-takes to `/deployments/{id}/inference/...` with your AIWM token."""
+from aiwm.web.principals import Tokens
+from aiwm.web.schemas import problems
 
 
-def application(
+def api_routes(
     *,
-    models_: Models,
-    deployments_: Deployments,
-    authenticate: Authenticate,
+    model_verbs: Models,
+    deployment_verbs: Deployments,
+    tokens: Tokens,
     checks: Mapping[str, operation.Check],
     public_url: str,
-    also: Sequence[APIRouter] = (),
-) -> FastAPI:
-    """`also` are routers of other rooms that are served on this port too."""
-    app = FastAPI(
-        title="AIWM",
-        version=__version__,
-        description=DESCRIPTION,
-        docs_url=None,
-        redoc_url=None,
-        openapi_url="/openapi.json",
-        redirect_slashes=False,
+) -> APIRouter:
+    router = APIRouter()
+    router.include_router(operation.health(checks))
+    router.include_router(models.router(model_verbs, tokens))
+    router.include_router(deployments.router(deployment_verbs, tokens, public_url=public_url))
+    router.include_router(_inference())
+    return router
+
+
+def _inference() -> APIRouter:
+    router = APIRouter(tags=["inference"])
+
+    @router.post(
+        "/deployments/{id}/inference/{path:path}",
+        summary="Call a deployed model",
+        responses=problems(400, 401, 403, 404, 413, 502, 504),
     )
-    errors.install(app)
-    app.include_router(operation.health(checks))
-    app.include_router(operation.docs(app))
-    for router in also:
-        app.include_router(router)
-    app.include_router(models.router(models_, authenticate))
-    app.include_router(deployments.router(deployments_, authenticate, public_url=public_url))
-    app.include_router(inference_documentation())
-    return app
-
-
-def inference_documentation() -> APIRouter:
-    """Inference in the OpenAPI page. The proxy answers before this route is reached."""
-    routes = APIRouter(tags=["inference"])
-
-    @routes.post("/deployments/{id}/inference/{path:path}", summary="Call a deployed model")
     async def infer(id: str, path: str) -> None:  # noqa: A002, ARG001
         """Any method, any path and body of the provider's own API; the answer is the provider's, byte for byte."""
         raise AssertionError("the proxy stands in front of this route")
 
-    return routes
+    return router

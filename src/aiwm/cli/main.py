@@ -19,7 +19,7 @@ app = typer.Typer(
 )
 
 
-def _show_version(wanted: bool) -> None: 
+def _show_version(wanted: bool) -> None:
     if wanted:
         print(f"aiwm {__version__}")
         raise typer.Exit

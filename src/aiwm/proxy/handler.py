@@ -21,7 +21,7 @@ from aiwm.domain.users import Principal, Role
 from aiwm.errors import AnswerBroken, BodyTooLarge, ClientGone, Invalid, NotFound, Unauthorized, UpstreamTimeout
 from aiwm.metering.meter import Meter, Record
 from aiwm.proxy.client import Client
-from aiwm.proxy.masking import masked_error
+from aiwm.proxy.masking import Pieces, masked_error
 from aiwm.proxy.upstream import Upstream, UpstreamResponse
 from aiwm.targets import Target, TargetTable
 from aiwm.wire.credentials import caller_token
@@ -143,7 +143,7 @@ async def _relay(response: UpstreamResponse, target: Target, meter: Meter, clien
     """The answer as it comes. What is booked is booked before the client has the last byte."""
     headers = answer_headers(response.headers, secret=target.secret)
     meter.begin(response.status, response.headers)
-    pieces = response.next
+    pieces: Pieces = response.next
     if response.status >= 400 and target.secret:
         headers, pieces = await masked_error(response, headers, target.secret)
     await send({"type": "http.response.start", "status": response.status, "headers": headers})

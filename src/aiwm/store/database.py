@@ -81,7 +81,7 @@ class Database:
         async with self.reading() as connection:
             return await connection.run_sync(lambda sync: migrations.differences(sync, metadata))
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         await self._engine.dispose()
 
     @property

@@ -64,24 +64,24 @@ _NUMBER = re.compile(r"([0-9]+|0x[0-9a-f]*)", re.ASCII)  # A name whose last lab
 class AddressPolicy:
     """`allowed` lists host names, networks (CIDR) and single addresses that are open besides the public ones.
 
+    With `:port` behind it (`127.0.0.1:11434`, `[fd00::1]:8000`), an entry opens that one port only.
     Raises ValueError, naming the entry, for one that is none of these.
     """
 
     __slots__ = ("_names", "_networks")
 
     def __init__(self, allowed: Iterable[str]) -> None:
-        names: set[str] = set()
-        networks: list[Network] = []
+        self._names: set[tuple[str, int | None]] = set()
+        self._networks: list[tuple[Network, int | None]] = []
         for entry in filter(None, (entry.strip() for entry in allowed)):
-            parsed = _network_or_name(entry)
+            text, port = _without_port(entry)
+            parsed = _network_or_name(text, entry)
             if isinstance(parsed, str):
-                names.add(parsed)
+                self._names.add((parsed, port))
             else:
-                networks.append(parsed)
-        self._names = frozenset(names)
-        self._networks = tuple(networks)
+                self._networks.append((parsed, port))
 
-    def permits(self, host: str, address: str) -> bool:
+    def permits(self, host: str, address: str, port: int) -> bool:
         """Whether a connection to `address`, which `host` was resolved to, may be opened."""
         try:
             ip = ip_address(address.partition("%")[0])
@@ -90,15 +90,28 @@ class AddressPolicy:
         parts = (ip, *_embedded(ip))
         if any(_in(part, _NEVER) for part in parts):
             return False
-        if host.rstrip(".").lower() in self._names or _in(ip, self._networks):
+        name = host.rstrip(".").lower()
+        networks = [network for network, only in self._networks if only in {None, port}]
+        if not self._names.isdisjoint({(name, None), (name, port)}) or _in(ip, networks):
             return True
         # An IPv4-mapped address is only another way to write the IPv4 one: that one decides.
         judged = parts[1:] if ip in _MAPPED else parts
-        return all(_is_public(part) or _in(part, self._networks) for part in judged)
+        return all(_is_public(part) or _in(part, networks) for part in judged)
 
 
-def _network_or_name(entry: str) -> Network | str:
-    text = entry.lower().rstrip(".")
+_WITH_PORT = re.compile(r"(\[[^\]]*\]|[^:]*):([0-9]{1,5})", re.ASCII)
+
+
+def _without_port(entry: str) -> tuple[str, int | None]:
+    """A bare IPv6 address has colons of its own: with a port it stands in brackets."""
+    match = _WITH_PORT.fullmatch(entry)
+    if match is None or not 1 <= int(match[2]) <= 65535:
+        return entry, None
+    return match[1], int(match[2])
+
+
+def _network_or_name(text: str, entry: str) -> Network | str:
+    text = text.lower().rstrip(".")
     if text.startswith("[") and text.endswith("]"):
         text = text[1:-1]
     try:

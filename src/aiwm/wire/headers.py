@@ -46,8 +46,15 @@ _NOT_FOR_PROVIDERS = _HOP_BY_HOP | {
 }
 _FORWARDED = b"x-forwarded-"
 
-# A cookie for the provider's domain would be stored for ours.
-_NOT_FOR_CLIENTS = _HOP_BY_HOP | {b"set-cookie"}
+_NOT_FOR_CLIENTS = _HOP_BY_HOP | {
+    # Spoken of the provider's own origin, they would be believed of ours.
+    b"alt-svc",
+    b"set-cookie",
+    b"strict-transport-security",
+    # Ours: a provider that is another AIWM sends its own.
+    b"x-aiwm-error",
+    b"x-correlation-id",
+}
 
 
 def find(headers: Sequence[Header], name: bytes) -> bytes | None:

@@ -34,4 +34,4 @@ async def test_a_database_that_is_not_there_is_said_in_one_line() -> None:
     with pytest.raises(StartError) as caught:
         await database.migrate()
     assert "\n" not in str(caught.value)
-    await database.close()
+    await database.aclose()

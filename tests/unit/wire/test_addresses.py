@@ -84,15 +84,15 @@ def wrapped(ipv4: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("address", PUBLIC)
 def test_public_addresses_are_open_to_everybody(address: str) -> None:
-    assert AddressPolicy([]).permits("provider.example", address)
+    assert AddressPolicy([]).permits("provider.example", address, 443)
 
 
 @pytest.mark.parametrize("address", PRIVATE)
 def test_private_and_reserved_addresses_are_closed_until_they_are_allowed(address: str) -> None:
-    assert not AddressPolicy([]).permits("provider.example", address)
-    assert AddressPolicy(["provider.example"]).permits("provider.example", address)
-    assert AddressPolicy([address.partition("%")[0]]).permits("provider.example", address)
-    assert AddressPolicy(["0.0.0.0/0", "::/0"]).permits("provider.example", address)
+    assert not AddressPolicy([]).permits("provider.example", address, 443)
+    assert AddressPolicy(["provider.example"]).permits("provider.example", address, 443)
+    assert AddressPolicy([address.partition("%")[0]]).permits("provider.example", address, 443)
+    assert AddressPolicy(["0.0.0.0/0", "::/0"]).permits("provider.example", address, 443)
 
 
 @pytest.mark.parametrize("address", NEVER)
@@ -100,56 +100,56 @@ def test_metadata_link_local_multicast_and_unspecified_addresses_are_closed_what
     address: str,
 ) -> None:
     policy = AddressPolicy([*EVERYTHING, address.partition("%")[0]])
-    assert not policy.permits("provider.example", address)
+    assert not policy.permits("provider.example", address, 443)
 
 
 @pytest.mark.parametrize("form", list(wrapped("1.2.3.4")))
 def test_an_ipv4_address_inside_an_ipv6_one_does_not_get_around_the_rules(form: str) -> None:
-    assert not AddressPolicy([]).permits("provider.example", wrapped("10.0.0.1")[form])
-    assert not AddressPolicy([]).permits("provider.example", wrapped("127.0.0.1")[form])
+    assert not AddressPolicy([]).permits("provider.example", wrapped("10.0.0.1")[form], 443)
+    assert not AddressPolicy([]).permits("provider.example", wrapped("127.0.0.1")[form], 443)
     for address in ("169.254.169.254", "168.63.129.16", "100.100.100.200", "224.0.0.1"):
-        assert not AddressPolicy(EVERYTHING).permits("provider.example", wrapped(address)[form])
+        assert not AddressPolicy(EVERYTHING).permits("provider.example", wrapped(address)[form], 443)
 
 
 def test_a_mapped_ipv4_address_is_the_ipv4_address() -> None:
-    assert AddressPolicy([]).permits("provider.example", "::ffff:8.8.8.8")
-    assert AddressPolicy(["10.0.0.0/8"]).permits("provider.example", "::ffff:10.0.0.1")
-    assert not AddressPolicy(["10.0.0.0/8"]).permits("provider.example", "::ffff:192.168.0.1")
+    assert AddressPolicy([]).permits("provider.example", "::ffff:8.8.8.8", 443)
+    assert AddressPolicy(["10.0.0.0/8"]).permits("provider.example", "::ffff:10.0.0.1", 443)
+    assert not AddressPolicy(["10.0.0.0/8"]).permits("provider.example", "::ffff:192.168.0.1", 443)
 
 
 def test_a_translated_address_needs_both_of_its_parts_allowed() -> None:
-    assert AddressPolicy(["10.0.0.0/8"]).permits("provider.example", "64:ff9b::10.0.0.1")
-    assert not AddressPolicy(["10.0.0.0/8"]).permits("provider.example", "2002:a00:1::1")
-    assert AddressPolicy(["10.0.0.0/8", "2002::/16"]).permits("provider.example", "2002:a00:1::1")
+    assert AddressPolicy(["10.0.0.0/8"]).permits("provider.example", "64:ff9b::10.0.0.1", 443)
+    assert not AddressPolicy(["10.0.0.0/8"]).permits("provider.example", "2002:a00:1::1", 443)
+    assert AddressPolicy(["10.0.0.0/8", "2002::/16"]).permits("provider.example", "2002:a00:1::1", 443)
 
 
 def test_a_network_opens_its_own_addresses_and_no_others() -> None:
     policy = AddressPolicy(["10.0.0.0/8", "fd12::/16", "192.168.1.7"])
-    assert policy.permits("anything.example", "10.255.0.1")
-    assert policy.permits("anything.example", "fd12::9")
-    assert policy.permits("192.168.1.7", "192.168.1.7")
-    assert not policy.permits("anything.example", "192.168.1.8")
-    assert not policy.permits("anything.example", "fd13::9")
-    assert not policy.permits("anything.example", "127.0.0.1")
+    assert policy.permits("anything.example", "10.255.0.1", 443)
+    assert policy.permits("anything.example", "fd12::9", 443)
+    assert policy.permits("192.168.1.7", "192.168.1.7", 443)
+    assert not policy.permits("anything.example", "192.168.1.8", 443)
+    assert not policy.permits("anything.example", "fd13::9", 443)
+    assert not policy.permits("anything.example", "127.0.0.1", 443)
 
 
 def test_a_host_name_opens_what_it_resolves_to_and_no_other_host() -> None:
     policy = AddressPolicy(["vLLM.Internal."])
-    assert policy.permits("vllm.internal", "10.0.0.1")
-    assert policy.permits("VLLM.internal.", "10.0.0.1")
-    assert not policy.permits("other.vllm.internal", "10.0.0.1")
-    assert not policy.permits("vllm.internal.example", "10.0.0.1")
+    assert policy.permits("vllm.internal", "10.0.0.1", 443)
+    assert policy.permits("VLLM.internal.", "10.0.0.1", 443)
+    assert not policy.permits("other.vllm.internal", "10.0.0.1", 443)
+    assert not policy.permits("vllm.internal.example", "10.0.0.1", 443)
 
 
 def test_entries_may_have_spaces_around_them_brackets_or_nothing_in_them() -> None:
     policy = AddressPolicy(["", "  ", " localhost ", "[::1]"])
-    assert policy.permits("localhost", "127.0.0.1")
-    assert policy.permits("anything.example", "::1")
+    assert policy.permits("localhost", "127.0.0.1", 443)
+    assert policy.permits("anything.example", "::1", 443)
 
 
 @pytest.mark.parametrize("address", ["", "provider.example", "127.1", "0x7f000001", "2130706433", "::1::"])
 def test_what_is_not_an_address_is_closed(address: str) -> None:
-    assert not AddressPolicy(EVERYTHING).permits("provider.example", address)
+    assert not AddressPolicy(EVERYTHING).permits("provider.example", address, 443)
 
 
 @pytest.mark.parametrize(
@@ -162,8 +162,8 @@ def test_what_is_not_an_address_is_closed(address: str) -> None:
         "0x7f.1",
         "2130706433",
         "http://10.0.0.1",
-        "10.0.0.1:8000",
-        "vllm:8000",
+        "10.0.0.1:80000",
+        "vllm:0",
         "*.internal",
         "two words",
         "-x.internal",
@@ -177,3 +177,13 @@ def test_an_entry_that_is_none_of_these_is_refused_by_name(entry: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - what it must say is asserted below
         AddressPolicy(["localhost", entry])
     assert repr(entry) in str(caught.value)
+
+
+def test_an_entry_with_a_port_opens_that_port_only() -> None:
+    policy = AddressPolicy(["127.0.0.1:11434", "[fd00::1]:8000", "vllm.internal:9000"])
+    assert policy.permits("anything.example", "127.0.0.1", 11434)
+    assert not policy.permits("anything.example", "127.0.0.1", 11435)
+    assert policy.permits("anything.example", "fd00::1", 8000)
+    assert not policy.permits("anything.example", "fd00::1", 443)
+    assert policy.permits("vllm.internal", "10.0.0.1", 9000)
+    assert not policy.permits("vllm.internal", "10.0.0.1", 443)

@@ -1,0 +1,322 @@
+"""The composition root: Settings in, the running program out. The only file that knows every room.
+
+What is started is stopped in the opposite order, which is why `running` is one nest of contexts:
+
+    accept and drain (the server, in `cli.serve`) -> flush the recorder -> close upstream connections -> close the store
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import httpx2
+import structlog
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from aiwm import logs
+from aiwm.api.operation import Check
+from aiwm.api.routes import api_routes
+from aiwm.control.deployments import Deployments
+from aiwm.control.models import Models
+from aiwm.control.organizations import Organizations
+from aiwm.control.sessions import Sessions
+from aiwm.control.targets import Targets
+from aiwm.control.users import Users
+from aiwm.domain import times
+from aiwm.domain.times import Clock
+from aiwm.errors import StartError, Unavailable
+from aiwm.iam.routes import auth_routes, iam_routes
+from aiwm.identity import keys
+from aiwm.identity.jwks import RemoteKeys
+from aiwm.identity.passwords import Passwords
+from aiwm.identity.revocations import Revocations
+from aiwm.identity.secrets import SecretBox
+from aiwm.identity.signatures import KeySource, OwnKey, SharedSecret
+from aiwm.identity.tokens import TokenSigner, TokenVerifier
+from aiwm.metering.recorder import Recorder
+from aiwm.proxy.handler import Inference, is_inference
+from aiwm.proxy.upstream import Upstream
+from aiwm.settings import Settings
+from aiwm.store.database import Database
+from aiwm.store.deployments import DeploymentStore
+from aiwm.store.ledger import LedgerStore
+from aiwm.store.models import ModelStore
+from aiwm.store.organizations import OrganizationStore
+from aiwm.store.sessions import SessionStore
+from aiwm.store.users import UserStore
+from aiwm.targets import TargetTable
+from aiwm.web.application import application
+from aiwm.web.bodies import JsonBodies
+from aiwm.web.front import Front
+from aiwm.wire.addresses import AddressPolicy
+from aiwm.wire.origins import Timeouts
+
+CONTROL_BODY_BYTES = 1024 * 1024
+"""Largest body of the control plane; the largest that makes sense has a tenth of it."""
+
+GATEWAY = """One door to every model. Register a provider's model, deploy it, and send what the provider's own API
+takes to `/deployments/{id}/inference/...` with your AIWM token."""
+IDENTITY = "Who may use AIWM: logins, users and organizations."
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """What runs. `identity` is the embedded IAM; it is None, like all that belongs to it, when another IAM signs."""
+
+    gateway: ASGIApp
+    identity: ASGIApp | None
+    models: Models
+    deployments: Deployments
+    users: UserStore
+    signer: TokenSigner | None
+    admin_password: str | None
+    """Only at the first start, when nobody chose one: to be shown once."""
+
+
+@asynccontextmanager
+async def running(
+    settings: Settings,
+    *,
+    variable: Callable[[str], str | None],
+    draining: Callable[[], bool],
+    upstreams: tuple[str, ...] = (),
+    clock: Clock = times.now,
+) -> AsyncIterator[Program]:
+    """`variable` reads the server's environment for `env:NAME`; `upstreams` are allowed besides the settings' own.
+
+    Raises StartError, with one line that says what to do.
+    """
+    keys.make_directory(settings.data_dir)
+    policy = _policy((*settings.private_upstreams, *upstreams))
+    box = SecretBox(_encryption_keys(settings))
+    revocations = Revocations(keep_seconds=settings.access_token_seconds, clock=clock)
+
+    async with _closing(Database(settings.effective_database_url)) as database, httpx2.AsyncClient() as http:
+        await database.migrate()
+        users = UserStore(database)
+        sessions = SessionStore(database)
+        model_store = ModelStore(database)
+        deployment_store = DeploymentStore(database)
+
+        own_key = _own_key(settings)
+        source: KeySource = RemoteKeys(settings.jwks_url, http, clock=clock) if own_key is None else own_key
+        await revocations.refresh(sessions.revoked_since)
+        verifier = TokenVerifier(
+            source,
+            issuer=settings.jwt_issuer,
+            audience=settings.jwt_audience,
+            revocations=revocations,
+            clock=clock,
+        )
+
+        table = TargetTable()
+        targets = Targets(
+            table=table,
+            models=model_store,
+            deployments=deployment_store,
+            unseal=box.open,
+            variable=variable,
+            timeouts=Timeouts(settings.connect_timeout, settings.first_byte_timeout, settings.idle_timeout),
+        )
+        await targets.load()
+        recorder = Recorder(LedgerStore(database).add)
+        models = Models(store=model_store, targets=targets, seal=box.seal, clock=clock)
+        deployments = Deployments(
+            store=deployment_store, models=model_store, targets=targets, settled=recorder.flush, clock=clock
+        )
+
+        level = logs.level_number(settings.log_level)
+        control_bytes = min(settings.max_body_bytes, CONTROL_BODY_BYTES)
+        iam = None if own_key is None else _Iam(settings, own_key, database, verifier, revocations, clock)
+        admin_password = None if iam is None else await iam.users.ensure_admin(lambda: _admin_password(settings))
+
+        async with (
+            _closing(Upstream(policy=policy)) as upstream,
+            _recording(recorder),
+            _background(revocations.watch(sessions.revoked_since)),
+        ):
+            api = application(
+                title="AIWM",
+                description=GATEWAY,
+                routers=[
+                    api_routes(
+                        model_verbs=models,
+                        deployment_verbs=deployments,
+                        tokens=verifier,
+                        checks=_checks(database, recorder, draining),
+                        public_url=settings.effective_public_url,
+                    ),
+                    *([] if iam is None else [iam.auth]),
+                ],
+            )
+            inference = Inference(
+                tokens=verifier,
+                targets=table,
+                upstream=upstream,
+                record=recorder.record,
+                clock=clock,
+                max_body_bytes=settings.max_body_bytes,
+            )
+            yield Program(
+                gateway=Front(_Planes(inference, JsonBodies(api, max_bytes=control_bytes)), log_level=level),
+                identity=None if iam is None else Front(JsonBodies(iam.app, max_bytes=control_bytes), log_level=level),
+                models=models,
+                deployments=deployments,
+                users=users,
+                signer=None if iam is None else iam.signer,
+                admin_password=None if settings.admin_password else admin_password,
+            )
+
+
+class _Iam:
+    """The parts of the embedded IAM, put together."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        key: OwnKey | SharedSecret,
+        database: Database,
+        tokens: TokenVerifier,
+        revocations: Revocations,
+        clock: Clock,
+    ) -> None:
+        passwords = Passwords()
+        store = UserStore(database)
+        self.signer = TokenSigner(
+            key,
+            issuer=settings.jwt_issuer,
+            audience=settings.jwt_audience,
+            lifetime_seconds=settings.access_token_seconds,
+            clock=clock,
+        )
+        self.users = Users(store=store, passwords=passwords, revocations=revocations, clock=clock)
+        organizations = Organizations(store=OrganizationStore(database), revocations=revocations, clock=clock)
+        sessions = Sessions(
+            users=store,
+            sessions=SessionStore(database),
+            passwords=passwords,
+            signer=self.signer,
+            revocations=revocations,
+            refresh_seconds=settings.refresh_token_seconds,
+            clock=clock,
+        )
+        published = self.signer.published_keys
+        self.auth = auth_routes(sessions=sessions, tokens=tokens, published_keys=published)
+        routes = iam_routes(
+            sessions=sessions, users=self.users, organizations=organizations, tokens=tokens, published_keys=published
+        )
+        self.app = application(title="AIWM identity", description=IDENTITY, routers=[routes])
+
+
+class _Planes:
+    """Inference goes straight to the proxy; everything else is the control plane's, with its own middleware."""
+
+    def __init__(self, inference: ASGIApp, control: ASGIApp) -> None:
+        self._inference = inference
+        self._control = control
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await (self._inference if is_inference(scope) else self._control)(scope, receive, send)
+
+
+class Doors:
+    """One server listens on several ports; each has its application."""
+
+    def __init__(self, applications: Mapping[int, ASGIApp]) -> None:
+        self._applications = applications
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # The port that the connection came in on, not the one that a Host header claims.
+        await self._applications[scope["server"][1]](scope, receive, send)
+
+
+# -- parts that settings choose
+
+
+def _policy(allowed: tuple[str, ...]) -> AddressPolicy:
+    try:
+        return AddressPolicy(allowed)
+    except ValueError as error:
+        raise StartError(f"AIWM_PRIVATE_UPSTREAMS: {error}") from None
+
+
+def _encryption_keys(settings: Settings) -> list[str]:
+    if settings.encryption_keys is None:
+        return keys.encryption_keys(settings.data_dir)
+    return [key for key in settings.encryption_keys.get_secret_value().replace(",", " ").split() if key]
+
+
+def _own_key(settings: Settings) -> OwnKey | SharedSecret | None:
+    """What the embedded IAM signs with; None when another IAM does."""
+    if settings.jwks_url:
+        return None
+    if settings.jwt_secret is not None:
+        return SharedSecret(settings.jwt_secret.get_secret_value())
+    return OwnKey(keys.signing_key(settings.data_dir))
+
+
+def _admin_password(settings: Settings) -> str:
+    if settings.admin_password is not None:
+        return settings.admin_password.get_secret_value()
+    return keys.admin_password(settings.data_dir)
+
+
+def _checks(database: Database, recorder: Recorder, draining: Callable[[], bool]) -> dict[str, Check]:
+    async def ledger() -> None:
+        if recorder.failing:
+            raise Unavailable(f"{recorder.waiting} rows wait for the database")
+
+    async def accepting() -> None:
+        if draining():
+            raise Unavailable("AIWM is stopping")
+
+    return {"database": database.ping, "ledger": ledger, "accepting": accepting}
+
+
+# -- starting and stopping
+
+
+class _Closable(Protocol):
+    async def aclose(self) -> None: ...
+
+
+_C = TypeVar("_C", bound=_Closable)
+
+
+@asynccontextmanager
+async def _closing(thing: _C) -> AsyncIterator[_C]:
+    try:
+        yield thing
+    finally:
+        await thing.aclose()
+
+
+@asynccontextmanager
+async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Runs beside what is inside, and is cancelled after it."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+@asynccontextmanager
+async def _recording(recorder: Recorder) -> AsyncIterator[None]:
+    """The recorder at work; what is recorded is in the ledger when this ends, unless the database stays away."""
+    async with _background(recorder.run()):
+        try:
+            yield
+        finally:
+            try:
+                await recorder.flush()
+            except Unavailable:
+                _log.error("the database is away: rows of the ledger are lost", rows=recorder.waiting)

@@ -1,0 +1,83 @@
+"""`aiwm serve`: AIWM and its identity service on their ports, until a signal; with `--demo`, a provider to try too."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Mapping
+
+import uvloop
+from starlette.types import ASGIApp
+
+from aiwm import __version__, logs
+from aiwm.app import Doors, Program, running
+from aiwm.cli.demo import Demo, curl_line, prepare
+from aiwm.identity.keys import ADMIN_PASSWORD
+from aiwm.server import Server, bind
+from aiwm.settings import Settings
+
+
+def serve(*, demo: bool) -> None:
+    settings = Settings.from_env(os.environ)
+    as_json = settings.log_format == "json" or (not settings.log_format and not sys.stderr.isatty())
+    logs.configure(level=settings.log_level, as_json=as_json)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings, demo=demo))
+
+
+async def _serve(settings: Settings, *, demo: bool) -> None:
+    listeners = _bound(settings, demo=demo)
+    ports: dict[str, int] = {name: listener.getsockname()[1] for name, listener in listeners.items()}
+    settings = settings.model_copy(update={"port": ports["gateway"]})
+    applications: dict[int, ASGIApp] = {}
+    server = Server(Doors(applications), drain_seconds=settings.drain_seconds)
+    async with running(
+        settings,
+        variable=os.environ.get,
+        draining=lambda: server.draining,
+        # Only the demo's own provider, on its one port: other programs on this machine stay out of reach.
+        upstreams=(f"127.0.0.1:{ports['simulator']}",) if demo else (),
+    ) as program:
+        applications[ports["gateway"]] = program.gateway
+        if program.identity is not None and "identity" in ports:
+            applications[ports["identity"]] = program.identity
+        prepared = None
+        if demo:
+            from aiwm.simulator.app import Simulator
+
+            applications[ports["simulator"]] = Simulator()
+            prepared = await prepare(program, f"http://127.0.0.1:{ports['simulator']}")
+        _greet(settings, ports, program, prepared)
+        await server.run_on(list(listeners.values()))
+
+
+def _bound(settings: Settings, *, demo: bool) -> Mapping[str, socket.socket]:
+    """All ports, before anything is made: one that is taken leaves no trace."""
+    listeners = {"gateway": bind(settings.host, settings.port, "AIWM_PORT")}
+    if settings.iam_port and not settings.jwks_url:
+        listeners["identity"] = bind(settings.host, settings.iam_port, "AIWM_IAM_PORT")
+    if demo:
+        listeners["simulator"] = bind("127.0.0.1", settings.simulator_port, "AIWM_SIMULATOR_PORT")
+    return listeners
+
+
+def _greet(settings: Settings, ports: Mapping[str, int], program: Program, demo: Demo | None) -> None:
+    """What a person who started it wants to know. Passwords and tokens are shown here and nowhere else."""
+    url = settings.effective_public_url
+    lines = [f"AIWM {__version__}", "", f"  AIWM       {url}   (API page: {url}/docs)"]
+    if "identity" in ports:
+        lines.append(f"  Identity   {settings.at_port(ports['identity'])}")
+    lines.append(f"  Data       {settings.data_dir}")
+    if program.admin_password is not None:
+        lines += [
+            "",
+            f"  First user: admin, password {program.admin_password}",
+            f"  (kept in {settings.data_dir / ADMIN_PASSWORD}; change it with POST /auth/change-password)",
+        ]
+    if demo is not None:
+        lines += ["", "  Simulated provider: a deployment for each dialect runs. Paste one of these:"]
+        for dialect, deployment in demo.deployments:
+            lines += ["", f"  # {dialect.name}", f"  {curl_line(url, demo, dialect, deployment)}"]
+    print("\n".join([*lines, "", "  Ctrl-C stops it.", ""]), flush=True)
