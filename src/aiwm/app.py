@@ -28,6 +28,7 @@ from aiwm.control.targets import Targets
 from aiwm.control.users import Users
 from aiwm.domain import times
 from aiwm.domain.times import Clock
+from aiwm.domain.usage import UsageRow
 from aiwm.errors import StartError, Unavailable
 from aiwm.iam.routes import auth_routes, iam_routes
 from aiwm.identity import keys
@@ -37,6 +38,7 @@ from aiwm.identity.revocations import Revocations
 from aiwm.identity.secrets import SecretBox
 from aiwm.identity.signatures import KeySource, OwnKey, SharedSecret
 from aiwm.identity.tokens import TokenSigner, TokenVerifier
+from aiwm.metering.metrics import Metrics
 from aiwm.metering.recorder import Recorder
 from aiwm.proxy.handler import Inference, is_inference
 from aiwm.proxy.upstream import Upstream
@@ -126,6 +128,12 @@ async def running(
         )
         await targets.load()
         recorder = Recorder(LedgerStore(database).add)
+        metrics = Metrics(waiting=lambda: recorder.waiting)
+
+        def record(row: UsageRow) -> None:
+            recorder.record(row)
+            metrics.observe(row)
+
         models = Models(store=model_store, targets=targets, seal=box.seal, clock=clock)
         deployments = Deployments(
             store=deployment_store, models=model_store, targets=targets, settled=recorder.flush, clock=clock
@@ -150,6 +158,7 @@ async def running(
                         deployment_verbs=deployments,
                         tokens=verifier,
                         checks=_checks(database, recorder, draining),
+                        metrics=metrics.exposition,
                         public_url=settings.effective_public_url,
                     ),
                     *([] if iam is None else [iam.auth]),
@@ -159,7 +168,7 @@ async def running(
                 tokens=verifier,
                 targets=table,
                 upstream=upstream,
-                record=recorder.record,
+                record=record,
                 clock=clock,
                 max_body_bytes=settings.max_body_bytes,
             )

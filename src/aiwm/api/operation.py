@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.responses import PlainTextResponse, Response
 
 from aiwm.errors import Unavailable
 from aiwm.web.schemas import problems
@@ -14,8 +15,8 @@ Check = Callable[[], Awaitable[None]]
 """Raises Unavailable, with what is wrong."""
 
 
-def health(checks: Mapping[str, Check]) -> APIRouter:
-    """`checks` by name: what must hold for the program to take requests."""
+def router(checks: Mapping[str, Check], metrics: Callable[[], bytes]) -> APIRouter:
+    """`checks` by name: what must hold for the program to take requests. `metrics` gives the text for Prometheus."""
     routes = APIRouter(tags=["operation"])
 
     @routes.get("/healthz", response_model=None)
@@ -32,5 +33,10 @@ def health(checks: Mapping[str, Check]) -> APIRouter:
             except Unavailable as error:
                 raise Unavailable(f"{name}: {error}") from error
         return {"status": "ready", "checks": dict.fromkeys(checks, "ok")}
+
+    @routes.get("/metrics", response_class=PlainTextResponse)
+    async def read_metrics() -> Response:
+        """For Prometheus: sums over all tenants, by provider."""
+        return Response(metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return routes

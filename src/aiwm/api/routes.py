@@ -2,7 +2,7 @@
 
 | Path                             | In               |
 |----------------------------------|------------------|
-| /healthz, /readyz                | `operation.py`   |
+| /healthz, /readyz, /metrics      | `operation.py`   |
 | /models                          | `models.py`      |
 | /deployments                     | `deployments.py` |
 | /deployments/{id}/inference/...  | `aiwm.proxy`, which stands in front of this table; here it is only documented |
@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from fastapi import APIRouter
 
@@ -27,10 +27,11 @@ def api_routes(
     deployment_verbs: Deployments,
     tokens: Tokens,
     checks: Mapping[str, operation.Check],
+    metrics: Callable[[], bytes],
     public_url: str,
 ) -> APIRouter:
     router = APIRouter()
-    router.include_router(operation.health(checks))
+    router.include_router(operation.router(checks, metrics))
     router.include_router(models.router(model_verbs, tokens))
     router.include_router(deployments.router(deployment_verbs, tokens, public_url=public_url))
     router.include_router(_inference())
