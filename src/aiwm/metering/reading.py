@@ -114,7 +114,7 @@ def _at(top: dict[str, msgspec.Raw], path: Path) -> bytes | None:
     """The raw JSON value at a path; only the objects on the way are taken apart."""
     value = top.get(path[0])
     for name in path[1:]:
-        if value is None or bytes(value[:1]) != b"{":
+        if value is None or bytes(memoryview(value)[:1]) != b"{":
             return None
         value = _top_level(value).get(name)
     return None if value is None else bytes(value)
