@@ -21,8 +21,8 @@ def caller_token(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
     authorization = found.get(b"authorization", b"")
     if authorization[: len(_BEARER)].lower() == _BEARER:
         return authorization[len(_BEARER) :].strip() or None
-    token = found.get(b"x-api-key") or found.get(b"x-goog-api-key") or b""
+    token = found.get(b"x-api-key") or found.get(b"x-goog-api-key") or found.get(b"api-key") or b""
     return token.strip() or None
 
 
-_CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"x-goog-api-key"})
+_CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"x-goog-api-key", b"api-key"})
