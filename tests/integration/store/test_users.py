@@ -174,28 +174,21 @@ async def test_the_last_operator_stays_though_its_organization_has_another_owner
         await store.change(operator, replace(operator, roles=(Role.OWNER,), updated_at=2000), end_sessions=False)
 
 
-async def test_two_owners_who_demote_each_other_at_once_do_not_both_succeed(
-    database: Database, org: Organization
-) -> None:
+async def test_two_owners_who_demote_each_other_at_once_do_not_both_succeed(database: Database) -> None:
     store = UserStore(database)
     for round_ in range(5):
-        one, two = (_user(org, f"{name}-{round_}", Role.OWNER) for name in ("one", "two"))
-        await store.add(one)
-        await store.add(two)
+        org = _organization()
+        await OrganizationStore(database).add(org)
+        owners = [_user(org, f"owner-{round_}-{name}", Role.OWNER) for name in "ab"]
+        for owner in owners:
+            await store.add(owner)
+
         answers = await asyncio.gather(
-            *(store.change(u, replace(u, roles=(Role.VIEWER,), updated_at=2000), end_sessions=False) for u in (one, two)),
+            *(store.change(it, replace(it, roles=(), updated_at=2000), end_sessions=False) for it in owners),
             return_exceptions=True,
         )
-        assert [type(answer) for answer in answers].count(Conflict) == 1
-        left = one if isinstance(answers[0], Conflict) else two
-        # Makes room for the next round: an owner who is not last can go.
-        await store.add(_user(org, f"next-{round_}", Role.OWNER, id="f" * 23 + str(round_)))
-        await store.delete(left, by="x", at=3000)
-        last = await store.get(org.id, "f" * 23 + str(round_))
-        assert last is not None
-        await store.add(_user(org, f"keeper-{round_}", Role.OWNER, status=UserStatus.INACTIVE))
-        async with database.writing() as connection:
-            await connection.exec_driver_sql("UPDATE users SET status = 'inactive' WHERE username LIKE 'next-%'")
+
+        assert [type(answer) for answer in answers if isinstance(answer, Exception)] == [Conflict]
 
 
 async def test_the_first_users_are_made_once_however_many_programs_start(database: Database) -> None:
@@ -270,10 +263,9 @@ async def test_a_change_that_ends_sessions_ends_those_that_begin_at_the_same_tim
     begun = [_session(user) for _ in range(10)]
     after = replace(user, password_hash="new", updated_at=2000)
 
-    *added, ended = await asyncio.gather(
-        *(sessions.add(session, password_hash="hash", forget_before=0) for session in begun),
-        users.change(user, after, end_sessions=True),
-    )
+    adding = asyncio.gather(*(sessions.add(it, password_hash="hash", forget_before=0) for it in begun))
+    ended = await users.change(user, after, end_sessions=True)
+    added = await adding
 
     assert set(ended) == {session.id for session, ok in zip(begun, added, strict=True) if ok}
 
@@ -299,7 +291,7 @@ async def test_of_many_who_show_one_refresh_token_at_once_one_gets_the_next(data
         *(sessions.rotate(session.id, old_hash="first", new_hash=str(n), now=2000, expires_at=9000) for n in range(10))
     )
 
-    assert sorted(answers, key=str) == [user.id, *[None] * 9] or answers.count(user.id) == 1
+    assert (answers.count(user.id), answers.count(None)) == (1, 9)
 
 
 async def test_revoked_sessions_are_told_in_order_and_revoked_once(database: Database, user: User) -> None:

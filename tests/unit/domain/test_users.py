@@ -17,7 +17,9 @@ def test_usernames_that_are_not(username: str) -> None:
     assert username_problem(username)
 
 
-@pytest.mark.parametrize(("one", "other"), [("Mai", "mAI"), ("straße", "STRASSE"), ("e\u0301va", "Éva"), ("ａｄｍｉｎ", "admin")])
+@pytest.mark.parametrize(
+    ("one", "other"), [("Mai", "mAI"), ("straße", "STRASSE"), ("e\u0301va", "Éva"), ("ａｄｍｉｎ", "admin")]
+)
 def test_names_that_look_alike_are_one_name(one: str, other: str) -> None:
     assert username_key(one) == username_key(other)
 
