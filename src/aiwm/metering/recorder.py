@@ -13,7 +13,7 @@ from aiwm.errors import Unavailable
 Save = Callable[[Sequence[UsageRow]], Awaitable[None]]
 """Writes rows and their sums in one transaction; a row that is there already changes nothing. Raises Unavailable."""
 
-GATHER_SECONDS = 0.05
+GATHER_SECONDS = 0.25
 """How long rows are gathered before a batch is written, unless somebody waits for it."""
 LARGEST_BATCH = 2000
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0

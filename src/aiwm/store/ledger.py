@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, fields
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from functools import cache
+from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import insert, select, text
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aiwm.domain.usage import End, Source, Usage, UsageRow
 from aiwm.store.database import Database
 from aiwm.store.tables import deployment_totals, ledger
+
+_KNOWN_AT_ONCE = 500
+"""Request ids asked for in one statement: below the number of bound values that SQLite and PostgreSQL take."""
+
+_WRITER_LOCK = 4_120_240_420
+"""PostgreSQL advisory lock: those who add rows take turns, as SQLite makes them do anyway."""
 
 
 class LedgerStore:
@@ -23,7 +32,13 @@ class LedgerStore:
     async def add(self, rows: Sequence[UsageRow]) -> None:
         """Adds the rows and their sums in one transaction. A row that is there already changes nothing."""
         async with self._database.writing() as connection:
-            await _add(connection, rows)
+            if connection.dialect.name == "postgresql":
+                await connection.execute(text(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK})"))
+            by_id = {row.request_id: row for row in rows}
+            known = await _known(connection, list(by_id))
+            if new := [row for id_, row in by_id.items() if id_ not in known]:
+                await _insert(connection, new)
+                await _add_up(connection, new)
 
     async def of_deployment(self, org_id: str, deployment_id: str) -> Sequence[UsageRow]:
         """All rows of a deployment, oldest first."""
@@ -36,23 +51,36 @@ class LedgerStore:
             return [_row(dict(row._mapping)) for row in found]
 
 
-async def _add(connection: AsyncConnection, rows: Sequence[UsageRow]) -> None:
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    # One statement text for every batch, so that it is compiled once; the driver repeats it for the rows.
-    inserted = await connection.execute(
-        dialect.insert(ledger).on_conflict_do_nothing().returning(ledger.c.request_id), [_values(row) for row in rows]
-    )
-    new = set(inserted.scalars())
+async def _known(connection: AsyncConnection, request_ids: Sequence[str]) -> set[str]:
+    known: set[str] = set()
+    for first in range(0, len(request_ids), _KNOWN_AT_ONCE):
+        part = request_ids[first : first + _KNOWN_AT_ONCE]
+        known.update(await connection.scalars(select(ledger.c.request_id).where(ledger.c.request_id.in_(part))))
+    return known
+
+
+async def _insert(connection: AsyncConnection, rows: Sequence[UsageRow]) -> None:
+    """Values of plain types straight to the driver: at thousands of rows a second, each conversion counts."""
+    statement, values = _inserting(connection.dialect)
+    await connection.exec_driver_sql(statement, [values(row) for row in rows])
+
+
+@cache
+def _inserting(dialect: Dialect) -> tuple[str, Callable[[UsageRow], tuple[object, ...]]]:
+    """The statement in the driver's own spelling, and what it takes of a row, in its order."""
+    compiled = insert(ledger).compile(dialect=dialect)
+    names = compiled.positiontup or []
+    return str(compiled), attrgetter(*(f"usage.{name}" if name in _USAGE_FIELDS else name for name in names))
+
+
+async def _add_up(connection: AsyncConnection, rows: Sequence[UsageRow]) -> None:
     requests: Counter[str] = Counter()
     tokens: Counter[str] = Counter()
     for row in rows:
-        if row.request_id in new:
-            requests[row.deployment_id] += 1
-            tokens[row.deployment_id] += row.usage.total_tokens
-    if not new:
-        return
-    # Always in one order: two writers that add to the same deployments wait for each other, never in a circle.
-    sums = [{"deployment_id": id_, "requests": requests[id_], "tokens": tokens[id_]} for id_ in sorted(requests)]
+        requests[row.deployment_id] += 1
+        tokens[row.deployment_id] += row.usage.total_tokens
+    sums = [{"deployment_id": id_, "requests": requests[id_], "tokens": tokens[id_]} for id_ in requests]
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
     statement = dialect.insert(deployment_totals)
     await connection.execute(
         statement.on_conflict_do_update(
@@ -67,12 +95,6 @@ async def _add(connection: AsyncConnection, rows: Sequence[UsageRow]) -> None:
 
 
 _USAGE_FIELDS = [field.name for field in fields(Usage)]
-
-
-def _values(row: UsageRow) -> dict[str, object]:
-    values = {field.name: getattr(row, field.name) for field in fields(UsageRow)}
-    del values["usage"], values["cost"]
-    return values | asdict(row.usage)
 
 
 def _row(values: dict[str, Any]) -> UsageRow:
