@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -42,7 +42,7 @@ from aiwm.metering.metrics import Metrics
 from aiwm.metering.recorder import Recorder
 from aiwm.proxy.handler import Inference, is_inference
 from aiwm.proxy.upstream import Upstream
-from aiwm.settings import Settings
+from aiwm.settings import LONGEST_TOKEN_SECONDS, Settings
 from aiwm.store.database import Database
 from aiwm.store.deployments import DeploymentStore
 from aiwm.store.ledger import LedgerStore
@@ -97,7 +97,8 @@ async def running(
     keys.make_directory(settings.data_dir)
     policy = _policy((*settings.private_upstreams, *upstreams))
     box = SecretBox(_encryption_keys(settings))
-    revocations = Revocations(keep_seconds=settings.access_token_seconds, clock=clock)
+    # As long as any token can live: it may have been issued when the setting was longer.
+    revocations = Revocations(keep_seconds=LONGEST_TOKEN_SECONDS, clock=clock)
 
     async with _closing(Database(settings.effective_database_url)) as database, httpx2.AsyncClient() as http:
         await database.migrate()
@@ -107,7 +108,8 @@ async def running(
         deployment_store = DeploymentStore(database)
 
         own_key = _own_key(settings)
-        source: KeySource = RemoteKeys(settings.jwks_url, http, clock=clock) if own_key is None else own_key
+        remote = RemoteKeys(settings.jwks_url, http, clock=clock)
+        source: KeySource = remote if own_key is None else own_key
         await revocations.refresh(sessions.revoked_since)
         verifier = TokenVerifier(
             source,
@@ -145,6 +147,8 @@ async def running(
         admin_password = None if iam is None else await iam.users.ensure_admin(lambda: _admin_password(settings))
 
         async with (
+            _closing(remote),
+            nullcontext() if iam is None else _closing(iam),
             _closing(Upstream(policy=policy)) as upstream,
             _recording(recorder),
             _background(revocations.watch(sessions.revoked_since)),
@@ -195,7 +199,7 @@ class _Iam:
         revocations: Revocations,
         clock: Clock,
     ) -> None:
-        passwords = Passwords()
+        self._passwords = passwords = Passwords()
         store = UserStore(database)
         self.signer = TokenSigner(
             key,
@@ -221,6 +225,9 @@ class _Iam:
             sessions=sessions, users=self.users, organizations=organizations, tokens=tokens, published_keys=published
         )
         self.app = application(title="AIWM identity", description=IDENTITY, routers=[routes])
+
+    async def aclose(self) -> None:
+        self._passwords.close()
 
 
 class _Planes:

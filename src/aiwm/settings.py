@@ -24,6 +24,7 @@ from pydantic import (
 from aiwm.errors import StartError
 
 PREFIX = "AIWM_"
+LONGEST_TOKEN_SECONDS = 86_400
 
 
 def _split(value: object) -> object:
@@ -66,7 +67,7 @@ class Settings(BaseModel):
     """When set, tokens must carry this `iss`; the embedded IAM writes it."""
     jwt_audience: str = ""
     """When set, tokens must carry this `aud`; the embedded IAM writes it."""
-    access_token_seconds: Annotated[int, Field(ge=60, le=86_400)] = 3600
+    access_token_seconds: Annotated[int, Field(ge=60, le=LONGEST_TOKEN_SECONDS)] = 3600
     """How long an access token is good for."""
     refresh_token_seconds: Annotated[int, Field(ge=60, le=31_536_000)] = 30 * 86_400
     """How long a refresh token is good for."""

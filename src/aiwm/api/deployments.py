@@ -6,7 +6,6 @@ from fastapi import APIRouter, Depends
 from pydantic import AfterValidator, Field
 
 from aiwm.api.endpoints import endpoint_json
-from aiwm.api.models import changes
 from aiwm.control.deployments import Deployments, NewDeployment
 from aiwm.domain.deployments import Deployment, DeploymentStatus
 from aiwm.domain.ids import checked_id
@@ -16,7 +15,7 @@ from aiwm.errors import Invalid
 from aiwm.store.deployments import FIELDS, SORTABLE
 from aiwm.web.lists import page_json, page_query, parameters
 from aiwm.web.principals import Tokens, authenticated
-from aiwm.web.schemas import Answer, Body, Deleted, Description, Line, Name, deleted, history, problems
+from aiwm.web.schemas import Answer, Body, Deleted, Description, Line, Name, changes, deleted, history, problems
 
 
 def _id(text: str) -> str:
@@ -111,7 +110,10 @@ def router(deployments: Deployments, tokens: Tokens, *, public_url: str) -> APIR
     caller = Annotated[Principal, Depends(authenticated(tokens))]
 
     @routes.post(
-        "", response_model=None, status_code=201, responses={201: {"model": DeploymentAnswer}, **problems(400, 403)}
+        "",
+        response_model=None,
+        status_code=201,
+        responses={201: {"model": DeploymentAnswer}, **problems(400, 401, 403)},
     )
     async def create_deployment(body: NewDeploymentBody, principal: caller) -> dict[str, Any]:
         """Make a model callable."""
@@ -129,16 +131,16 @@ def router(deployments: Deployments, tokens: Tokens, *, public_url: str) -> APIR
     @routes.get(
         "",
         response_model=None,
-        responses={200: {"model": DeploymentPage}, **problems(400)},
+        responses={200: {"model": DeploymentPage}, **problems(400, 401)},
         openapi_extra=parameters(**listed),
     )
     async def list_deployments(
-        query: Annotated[PageQuery, Depends(page_query(**listed))], principal: caller
+        principal: caller, query: Annotated[PageQuery, Depends(page_query(**listed))]
     ) -> dict[str, Any]:
         """List your organization's deployments with what they were used, newest first."""
         return page_json(query, await deployments.list(principal, query), deployment_json)
 
-    @routes.get("/{id}", response_model=None, responses={200: {"model": DeploymentAnswer}, **problems(400, 404)})
+    @routes.get("/{id}", response_model=None, responses={200: {"model": DeploymentAnswer}, **problems(400, 401, 404)})
     async def get_deployment(id: str, principal: caller) -> dict[str, Any]:  # noqa: A002 - the guide's name for it
         """Get a deployment: how to call it, and what it was used. An answer that has ended is counted."""
         deployment = await deployments.get(principal, checked_id(id, "Deployment"))
@@ -149,27 +151,33 @@ def router(deployments: Deployments, tokens: Tokens, *, public_url: str) -> APIR
         return shown
 
     @routes.put(
-        "/{id}", response_model=None, responses={200: {"model": DeploymentAnswer}, **problems(400, 403, 404, 409)}
+        "/{id}", response_model=None, responses={200: {"model": DeploymentAnswer}, **problems(400, 401, 403, 404, 409)}
     )
     async def change_deployment(id: str, body: DeploymentChange, principal: caller) -> dict[str, Any]:  # noqa: A002
         """Change a deployment's name, description or allowed models."""
         return deployment_json(await deployments.change(principal, checked_id(id, "Deployment"), _given(body)))
 
-    @routes.delete("/{id}", response_model=None, responses={200: {"model": Deleted}, **problems(400, 403, 404, 409)})
+    @routes.delete(
+        "/{id}", response_model=None, responses={200: {"model": Deleted}, **problems(400, 401, 403, 404, 409)}
+    )
     async def delete_deployment(id: str, principal: caller) -> dict[str, str]:  # noqa: A002
         """Delete a deployment that does not run. Its usage stays in the ledger."""
         deployment_id = checked_id(id, "Deployment")
         return deleted(deployment_id, await deployments.delete(principal, deployment_id))
 
     @routes.post(
-        "/{id}/start", response_model=None, responses={200: {"model": DeploymentAnswer}, **problems(400, 403, 404, 409)}
+        "/{id}/start",
+        response_model=None,
+        responses={200: {"model": DeploymentAnswer}, **problems(400, 401, 403, 404, 409)},
     )
     async def start_deployment(id: str, principal: caller) -> dict[str, Any]:  # noqa: A002
         """Let a stopped deployment take requests again."""
         return deployment_json(await deployments.start(principal, checked_id(id, "Deployment")))
 
     @routes.post(
-        "/{id}/stop", response_model=None, responses={200: {"model": DeploymentAnswer}, **problems(400, 403, 404, 409)}
+        "/{id}/stop",
+        response_model=None,
+        responses={200: {"model": DeploymentAnswer}, **problems(400, 401, 403, 404, 409)},
     )
     async def stop_deployment(id: str, principal: caller) -> dict[str, Any]:  # noqa: A002
         """Take no more requests; those that run are finished."""

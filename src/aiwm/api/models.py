@@ -11,11 +11,10 @@ from aiwm.domain.ids import checked_id
 from aiwm.domain.models import DeploymentType, Model, ModelType, Scope, Sealed
 from aiwm.domain.pages import PageQuery
 from aiwm.domain.users import Principal
-from aiwm.errors import Invalid
 from aiwm.store.models import FIELDS, SORTABLE
 from aiwm.web.lists import page_json, page_query, parameters
 from aiwm.web.principals import Tokens, authenticated
-from aiwm.web.schemas import Answer, Body, Deleted, Description, Line, Name, deleted, history, problems
+from aiwm.web.schemas import Answer, Body, Deleted, Description, Line, Name, changes, deleted, history, problems
 
 _Text = Annotated[Line, Field(min_length=1, max_length=500)]
 _Provider = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")]
@@ -73,17 +72,6 @@ class ModelChange(Body):
 
 
 _NULLABLE = {"file_name", "file_size", "download_path"}
-
-
-def changes(body: Body, *, nullable: set[str]) -> dict[str, Any]:
-    """The fields that a PUT gives. Null is a value only where a thing can be without; an empty change is an error."""
-    given = {name: getattr(body, name) for name in body.model_fields_set}
-    aliases = {name: field.alias or name for name, field in type(body).model_fields.items()}
-    if wrong := [aliases[name] for name, value in given.items() if value is None and name not in nullable]:
-        raise Invalid([f"{name}: must not be null" for name in sorted(wrong)])
-    if not given:
-        raise Invalid(f"Nothing to change: give at least one of {', '.join(aliases.values())}")
-    return given
 
 
 class ModelAnswer(Answer):
@@ -151,7 +139,9 @@ def router(models: Models, tokens: Tokens) -> APIRouter:
     listed = {"fields": tuple(FIELDS), "sortable": tuple(SORTABLE)}
     caller = Annotated[Principal, Depends(authenticated(tokens))]
 
-    @routes.post("", status_code=201, responses={201: {"model": ModelAnswer}, **problems(400, 403)})
+    @routes.post(
+        "", response_model=None, status_code=201, responses={201: {"model": ModelAnswer}, **problems(400, 401, 403)}
+    )
     async def create_model(
         body: Annotated[NewApiBasedModel | NewSelfHostedModel, Field(discriminator="deployment_type")],
         principal: caller,
@@ -164,42 +154,50 @@ def router(models: Models, tokens: Tokens) -> APIRouter:
     @routes.get(
         "",
         response_model=None,
-        responses={200: {"model": ModelPage}, **problems(400)},
+        responses={200: {"model": ModelPage}, **problems(400, 401)},
         openapi_extra=parameters(**listed),
     )
     async def list_models(
-        query: Annotated[PageQuery, Depends(page_query(**listed))], principal: caller
+        principal: caller, query: Annotated[PageQuery, Depends(page_query(**listed))]
     ) -> dict[str, Any]:
         """List the models that you may see, newest first."""
         page = await models.list(principal, query)
         return page_json(query, page, lambda model: model_json(model, principal))
 
-    @routes.get("/{id}", response_model=None, responses={200: {"model": ModelAnswer}, **problems(400, 404)})
+    @routes.get("/{id}", response_model=None, responses={200: {"model": ModelAnswer}, **problems(400, 401, 404)})
     async def get_model(id: str, principal: caller) -> dict[str, Any]:  # noqa: A002 - the guide's name for it
         """Get a model; its secrets are masked."""
         return model_json(await models.get(principal, checked_id(id, "Model")), principal)
 
-    @routes.put("/{id}", response_model=None, responses={200: {"model": ModelAnswer}, **problems(400, 403, 404, 409)})
+    @routes.put(
+        "/{id}", response_model=None, responses={200: {"model": ModelAnswer}, **problems(400, 401, 403, 404, 409)}
+    )
     async def change_model(id: str, body: ModelChange, principal: caller) -> dict[str, Any]:  # noqa: A002
         """Change a model. Its deployments use the change from the next request on."""
         model_id = checked_id(id, "Model")
         return model_json(await models.change(principal, model_id, changes(body, nullable=_NULLABLE)), principal)
 
-    @routes.delete("/{id}", response_model=None, responses={200: {"model": Deleted}, **problems(400, 403, 404, 409)})
+    @routes.delete(
+        "/{id}", response_model=None, responses={200: {"model": Deleted}, **problems(400, 401, 403, 404, 409)}
+    )
     async def delete_model(id: str, principal: caller) -> dict[str, str]:  # noqa: A002
         """Delete a model that no active deployment uses."""
         model_id = checked_id(id, "Model")
         return deleted(model_id, await models.delete(principal, model_id))
 
     @routes.post(
-        "/{id}/activate", response_model=None, responses={200: {"model": ModelAnswer}, **problems(400, 403, 404, 409)}
+        "/{id}/activate",
+        response_model=None,
+        responses={200: {"model": ModelAnswer}, **problems(400, 401, 403, 404, 409)},
     )
     async def activate_model(id: str, principal: caller) -> dict[str, Any]:  # noqa: A002
         """Allow deployments of a model again."""
         return model_json(await models.activate(principal, checked_id(id, "Model")), principal)
 
     @routes.post(
-        "/{id}/deactivate", response_model=None, responses={200: {"model": ModelAnswer}, **problems(400, 403, 404, 409)}
+        "/{id}/deactivate",
+        response_model=None,
+        responses={200: {"model": ModelAnswer}, **problems(400, 401, 403, 404, 409)},
     )
     async def deactivate_model(id: str, principal: caller) -> dict[str, Any]:  # noqa: A002
         """Keep a model that no active deployment uses from being deployed."""

@@ -9,11 +9,11 @@ from aiwm.control.organizations import Organizations
 from aiwm.domain.ids import checked_id
 from aiwm.domain.pages import PageQuery
 from aiwm.domain.users import Organization, Principal
-from aiwm.iam.users import Owner, given
+from aiwm.iam.users import Owner
 from aiwm.store.organizations import SORTABLE
 from aiwm.web.lists import page_json, page_query, parameters
 from aiwm.web.principals import Tokens, authenticated
-from aiwm.web.schemas import Answer, Body, Deleted, Description, Name, deleted, history, problems
+from aiwm.web.schemas import Answer, Body, Deleted, Description, Name, changes, deleted, history, problems
 
 
 class CreateOrganization(Body):
@@ -72,7 +72,7 @@ def router(organizations: Organizations, tokens: Tokens) -> APIRouter:
     @routes.put("/{id}", responses={200: {"model": OrganizationAnswer}, **problems(400, 401, 403, 404, 409)})
     async def change_organization(id: str, body: OrganizationChange, principal: caller) -> dict[str, Any]:  # noqa: A002
         """Change an organization: its owner may, too."""
-        return _json(await organizations.change(principal, checked_id(id, "Organization"), given(body)))
+        return _json(await organizations.change(principal, checked_id(id, "Organization"), changes(body)))
 
     @routes.delete("/{id}", responses={200: {"model": Deleted}, **problems(400, 401, 403, 404, 409)})
     async def delete_organization(id: str, principal: caller) -> dict[str, str]:  # noqa: A002

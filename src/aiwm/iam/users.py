@@ -9,11 +9,10 @@ from aiwm.control.users import NewUser, Users
 from aiwm.domain.ids import checked_id
 from aiwm.domain.pages import PageQuery
 from aiwm.domain.users import Principal, Role, User, UserStatus
-from aiwm.errors import Invalid
 from aiwm.store.users import FIELDS, SORTABLE
 from aiwm.web.lists import page_json, page_query, parameters
 from aiwm.web.principals import Tokens, authenticated
-from aiwm.web.schemas import Answer, Body, Deleted, Line, deleted, history, problems
+from aiwm.web.schemas import Answer, Body, Deleted, Line, changes, deleted, history, problems
 
 # How long a username and a password may be is a rule of `domain.users`; these only keep the work small.
 _Username = Annotated[str, Field(max_length=256, description="3 to 100 characters without spaces; unique")]
@@ -92,7 +91,7 @@ def router(users: Users, tokens: Tokens) -> APIRouter:
     @routes.put("/{id}", responses={200: {"model": UserAnswer}, **problems(400, 401, 403, 404, 409)})
     async def change_user(id: str, body: UserChange, principal: caller) -> dict[str, Any]:  # noqa: A002
         """Change a user. Another username, password or status and other roles end all logins of the user."""
-        return user_json(await users.change(principal, checked_id(id, "User"), given(body)))
+        return user_json(await users.change(principal, checked_id(id, "User"), changes(body)))
 
     @routes.delete("/{id}", responses={200: {"model": Deleted}, **problems(400, 401, 403, 404, 409)})
     async def delete_user(id: str, principal: caller) -> dict[str, str]:  # noqa: A002
@@ -101,17 +100,6 @@ def router(users: Users, tokens: Tokens) -> APIRouter:
         return deleted(user_id, await users.delete(principal, user_id))
 
     return routes
-
-
-def given(body: Body) -> dict[str, Any]:
-    """The fields that a PUT gives. None of them can be null, and a change of nothing is an error."""
-    fields = {name: getattr(body, name) for name in body.model_fields_set}
-    aliases = {name: field.alias or name for name, field in type(body).model_fields.items()}
-    if wrong := sorted(aliases[name] for name, value in fields.items() if value is None):
-        raise Invalid([f"{name}: must not be null" for name in wrong])
-    if not fields:
-        raise Invalid(f"Nothing to change: give at least one of {', '.join(aliases.values())}")
-    return fields
 
 
 def user_json(user: User) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from starlette.responses import HTMLResponse, Response
 
 from aiwm import __version__
 from aiwm.web import errors
+from aiwm.web.schemas import Problem
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -53,6 +54,8 @@ def application(*, title: str, description: str, routers: Sequence[APIRouter]) -
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # Also keeps FastAPI from promising its own 422, which nobody here answers.
+        responses={"default": {"model": Problem, "description": "Every error of ours has this shape"}},
     )
     errors.install(app)
     for router in (*routers, _docs(title)):

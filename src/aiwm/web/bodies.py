@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+
+import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aiwm.errors import BodyTooLarge, ClientGone, UnsupportedMediaType
+from aiwm.errors import BodyTooLarge, ClientGone, Invalid, UnsupportedMediaType
 
 _JSON = b"application/json"
 _TAKEN_AS_JSON = frozenset({b"", _JSON, b"application/x-www-form-urlencoded"})
@@ -12,7 +16,7 @@ _TAKEN_AS_JSON = frozenset({b"", _JSON, b"application/x-www-form-urlencoded"})
 
 
 class JsonBodies:
-    """Raises BodyTooLarge and UnsupportedMediaType; the application below sees one message of application/json."""
+    """Raises BodyTooLarge, UnsupportedMediaType and Invalid; below it a body is one message of good application/json."""
 
     def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
         self._app = app
@@ -22,6 +26,7 @@ class JsonBodies:
         body = await self._read(receive)
         if body:
             scope = {**scope, "headers": _as_json(scope["headers"])}
+            _check(body)
         sent = False
 
         async def replay() -> Message:
@@ -45,6 +50,28 @@ class JsonBodies:
                 raise BodyTooLarge(f"The request body is too large: at most {self._max_bytes} bytes are read here")
             if not message.get("more_body"):
                 return body
+
+
+def _check(body: bytes) -> None:
+    """Raises Invalid for what readers of JSON disagree about: NaN, half surrogate pairs, names given twice."""
+    try:
+        orjson.loads(body)
+        json.loads(body, object_pairs_hook=_without_twins)
+    except json.JSONDecodeError as error:
+        raise Invalid(
+            [f"body: is not JSON ({error.msg.split(':')[0]}, line {error.lineno} column {error.colno})"]
+        ) from None
+    except RecursionError:
+        raise Invalid(["body: is nested too deeply"]) from None
+
+
+def _without_twins(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    names = dict(pairs)
+    if len(names) != len(pairs):
+        seen: set[str] = set()
+        twins = [name for name, _ in pairs if name in seen or seen.add(name)]
+        raise Invalid([f"{name[:100]}: is given twice" for name in dict.fromkeys(twins)])
+    return names
 
 
 def _as_json(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

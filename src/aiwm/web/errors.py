@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 from aiwm.domain import times
 from aiwm.errors import AiwmError, Invalid, MethodNotAllowed, NotFound
@@ -67,24 +68,40 @@ def _answer(request: Request, error: Exception) -> Response:
 
 def _from_validation(error: Exception) -> AiwmError:
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    return Invalid(validation_texts(error.errors()))
+    return Invalid(validation_texts(error.errors(), body=error.body))
 
 
-def validation_texts(errors: Sequence[Any]) -> list[str]:
+def validation_texts(errors: Sequence[Any], *, body: object = None) -> list[str]:
     """One text for each problem, `field: what is wrong`, without the value: it may be a secret."""
-    return [f"{_field(error['loc'])}: {_wrong(error)}" for error in errors]
+    return [f"{_field(error, body)}: {_wrong(error)}" for error in errors]
 
 
-_TEXTS = {"extra_forbidden": "is not a field of this request", "missing": "is required", "json_invalid": "is not JSON"}
+_TEXTS = {
+    "extra_forbidden": "is not a field of this request",
+    "missing": "is required",
+    "json_invalid": "is not JSON",
+    "model_attributes_type": "must be a JSON object",
+    "union_tag_not_found": "is required",
+}
+_LONGEST_NAME = 100
 
 
 def _wrong(error: Any) -> str:
+    if error["type"] == "union_tag_invalid":
+        return f"must be one of {error['ctx']['expected_tags']}"
     return _TEXTS.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ")
 
 
-def _field(loc: Sequence[str | int]) -> str:
+def _field(error: Any, body: object) -> str:
     """`body.apiConfig.apiKey` is said as `apiConfig.apiKey`; what has no name is called the body."""
-    names = [str(part) for part in loc[1:] if not isinstance(part, int) or len(loc) > 2]
+    loc = error["loc"]
+    if error["type"].startswith("union_tag"):
+        # Pydantic writes "'deployment_type' | 'deploymentType'"; callers know the last.
+        return str(error["ctx"]["discriminator"]).split("'")[-2]
+    if len(loc) > 2 and isinstance(body, dict) and loc[1] not in body:
+        # Not a field but which kind of body it was taken for.
+        loc = (loc[0], *loc[2:])
+    names = [str(part)[:_LONGEST_NAME] for part in loc[1:] if not isinstance(part, int) or len(loc) > 2]
     return ".".join(names) or str(loc[0] if loc else "body")
 
 
@@ -93,8 +110,20 @@ def _from_starlette(request: Request, error: Exception) -> AiwmError:
     if error.status_code == HTTPStatus.NOT_FOUND:
         return NotFound(f"Cannot {request.method} {request.url.path}: there is no such path; GET /docs lists them all")
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed = (error.headers or {}).get("Allow", "")
+        allowed = _allowed(request)
         return MethodNotAllowed(
             f"{request.method} is not possible on {request.url.path}; allowed: {allowed}", headers={"allow": allowed}
         )
     return Invalid(str(error.detail))
+
+
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+
+def _allowed(request: Request) -> str:
+    """Of all routes with this path: Starlette names the methods of the first one only."""
+    scopes = {method: {**request.scope, "method": method} for method in _METHODS}
+    routes = request.app.routes
+    return ", ".join(
+        method for method, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)
+    )

@@ -7,6 +7,7 @@ import re
 import time
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -61,7 +62,7 @@ class Front:
         except Exception as exc:  # noqa: BLE001 - the last stop of every error: it is answered and logged here
             error = exc if isinstance(exc, AiwmError) else AiwmError()
             if error is not exc:
-                _log.exception("unexpected error", correlation_id=facts.correlation_id, path=scope["path"])
+                _log.exception("unexpected error", correlation_id=facts.correlation_id, path=_printable(scope["path"]))
             if not status and not isinstance(error, ClientGone):
                 status, headers, body = render(error, path=scope["path"], correlation_id=facts.correlation_id)
                 await send({"type": "http.response.start", "status": status, "headers": [*headers, header]})
@@ -82,12 +83,17 @@ def _correlation_id(headers: list[tuple[bytes, bytes]]) -> str:
     return new_id()
 
 
+def _printable(path: str) -> str:
+    """A path can't begin another line, nor speak to the terminal that the log is read on."""
+    return path if path.isprintable() else quote(path)
+
+
 def _line(scope: Scope, facts: Facts, status: int, seconds: float) -> dict[str, Any]:
     """No query and no headers: both can hold keys."""
     line = {
         "correlation_id": facts.correlation_id,
         "method": scope["method"],
-        "path": scope["path"],
+        "path": _printable(scope["path"]),
         "status": status or ClientGone.status,
         "ms": round(seconds * 1000, 1),
     }

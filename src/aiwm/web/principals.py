@@ -9,9 +9,11 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from aiwm.domain.users import Principal
-from aiwm.errors import Unauthorized
+from aiwm.errors import Invalid, Unauthorized
 
 ORGANIZATION_HEADER = "x-organization-id"
+_LONGEST_ID = 255
+"""What the columns hold; another IAM's ids look as they like."""
 
 
 class Tokens(Protocol):
@@ -28,7 +30,7 @@ Authenticate = Callable[..., Awaitable[Principal]]
 
 
 def authenticated(tokens: Tokens) -> Authenticate:
-    """Raises Unauthorized without a good token, Forbidden for a foreign X-Organization-Id."""
+    """Raises Unauthorized without a good token; for X-Organization-Id Invalid or, when it is foreign, Forbidden."""
 
     async def principal(
         request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
@@ -43,6 +45,8 @@ def authenticated(tokens: Tokens) -> Authenticate:
         if organization is None or organization == caller.org_id:
             return caller
         caller = caller.acting_in(organization)
+        if not 0 < len(organization) <= _LONGEST_ID or not organization.isprintable():
+            raise Invalid("X-Organization-Id is not the id of an organization")
         facts.acting_for = organization
         return caller
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from aiwm.domain import times
+from aiwm.errors import Invalid
 
-_LINE_BREAKERS = re.compile(r"[\x00-\x1f\x7f]")
-_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_LINE_BREAKERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 def _one_line(text: str) -> str:
@@ -69,6 +71,17 @@ class Problem(Answer):
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """`responses=` of a route: which errors of ours it can answer."""
     return {status: {"model": Problem} for status in statuses}
+
+
+def changes(body: Body, *, nullable: Collection[str] = ()) -> dict[str, Any]:
+    """The fields that a PUT gives. Null is a value only where a thing can be without; an empty change is an error."""
+    given = {name: getattr(body, name) for name in body.model_fields_set}
+    aliases = {name: field.alias or name for name, field in type(body).model_fields.items()}
+    if wrong := [aliases[name] for name, value in given.items() if value is None and name not in nullable]:
+        raise Invalid([f"{name}: must not be null" for name in sorted(wrong)])
+    if not given:
+        raise Invalid(f"Nothing to change: give at least one of {', '.join(aliases.values())}")
+    return given
 
 
 def deleted(id_: str, deleted_at: int) -> dict[str, str]:
