@@ -1,0 +1,73 @@
+"""What acceptance tests share: the admin logged in, and a deployment of a test's own to count on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import pytest
+
+from gateway import Caller, Gateway
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """A running deployment that nobody else calls, so its counts are those of the test."""
+
+    id: str
+    url: str
+    """Its inference endpoint: what comes after it is the provider's own path."""
+    caller: Caller
+
+    @property
+    def token(self) -> str:
+        return self.caller.token
+
+    @property
+    def used(self) -> tuple[int, int]:
+        """(requestCount, totalTokens), as GET /deployments/{id} tells them at this moment."""
+        answer = self.caller.http.get(f"/deployments/{self.id}")
+        assert answer.status_code == 200, answer.text
+        shown = answer.json()
+        return shown["requestCount"], shown["totalTokens"]
+
+    def eventually_used(self, requests: int, tokens: int) -> bool:
+        """For a client that has left: when AIWM notices, and counts, is not in that client's hands."""
+        deadline = time.monotonic() + 10
+        while self.used != (requests, tokens):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+
+class Deploy(Protocol):
+    def __call__(
+        self, provider: str, endpoint: str = "", *, model: str = ..., config: Mapping[str, str] | None = ...
+    ) -> Deployed: ...
+
+
+@pytest.fixture(scope="module")
+def admin(gateway: Gateway) -> Caller:
+    return gateway.login()
+
+
+@pytest.fixture(scope="module")
+def simulator(gateway: Gateway) -> str:
+    """The address of the simulated provider."""
+    return f"http://127.0.0.1:{gateway.simulator_port}"
+
+
+@pytest.fixture
+def deploy(gateway: Gateway, admin: Caller, simulator: str) -> Deploy:
+    """Deploys a model of the simulated provider, or of the one at `endpoint`."""
+
+    def deployed(
+        provider: str, endpoint: str = "", *, model: str = "the-model", config: Mapping[str, str] | None = None
+    ) -> Deployed:
+        deployment_id = gateway.deploy(admin, provider, endpoint or simulator, model=model, config=config)
+        return Deployed(deployment_id, gateway.inference(deployment_id), admin)
+
+    return deployed
