@@ -139,9 +139,15 @@ class Inference:
             raise BodyTooLarge(f"The request body is too large: at most {self._max_body_bytes} bytes are passed on")
 
 
+_WITHOUT_BODY = frozenset({204, 304})
+
+
 async def _relay(response: UpstreamResponse, target: Target, meter: Meter, client: Client, send: Send) -> None:
     """The answer as it comes. What is booked is booked before the client has the last byte."""
     headers = answer_headers(response.headers, secret=target.secret)
+    if response.status in _WITHOUT_BODY:
+        # The length of a body that does not come: the server would wait for it.
+        headers = [header for header in headers if header[0] != b"content-length"]
     meter.begin(response.status, response.headers)
     pieces: Pieces = response.next
     if response.status >= 400 and target.secret:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
+from aiwm.errors import AnswerBroken
 from aiwm.proxy.upstream import UpstreamResponse
-from aiwm.wire.encodings import UndecodableBody, decoder
+from aiwm.wire.encodings import Decoder, UndecodableBody, decoder
 from aiwm.wire.headers import Header, find
 from aiwm.wire.masking import KeyMask, masked_in
 
 Pieces = Callable[[], Awaitable[bytes]]
 
-_MOST_DECODED = 1024 * 1024
+_MOST_HELD = 1024 * 1024
 """Bytes of a compressed error that are held to be searched; real ones have a thousandth of that."""
 
 
@@ -19,42 +20,67 @@ async def masked_error(
     response: UpstreamResponse, headers: Sequence[Header], secret: bytes
 ) -> tuple[list[Header], Pieces]:
     """The headers and pieces of an error answer without the key in it. Masks are as long as what they cover."""
-    encoding = find(headers, b"content-encoding")
-    if encoding is None or encoding == b"identity":
-        return list(headers), _masking(response, secret)
-    return await _decoded(response, list(headers), encoding, secret)
+    encoding = find(headers, b"content-encoding") or b""
+    try:
+        decoding = decoder(encoding)
+    except UndecodableBody:
+        return list(headers), response.next
+    if decoding is None:
+        return list(headers), _masking(response, response.next, secret)
+    return await _decoded(response, list(headers), decoding, secret)
 
 
-def _masking(response: UpstreamResponse, secret: bytes) -> Pieces:
+def _masking(response: UpstreamResponse, pieces: Pieces, secret: bytes) -> Pieces:
     mask = KeyMask(secret)
 
-    async def pieces() -> bytes:
-        masked = mask.feed(await response.next())
-        return masked + mask.finish() if response.complete else masked
+    async def masked() -> bytes:
+        piece = mask.feed(await pieces())
+        return piece + mask.finish() if response.complete else piece
 
-    return pieces
+    return masked
 
 
 async def _decoded(
-    response: UpstreamResponse, headers: list[Header], encoding: bytes, secret: bytes
+    response: UpstreamResponse, headers: list[Header], decoding: Decoder, secret: bytes
 ) -> tuple[list[Header], Pieces]:
-    """A compressed error has to be read to be searched. It goes out as it came unless the key is in it."""
+    """A compressed error has to be read to be searched. It goes out as it came, unless the key is in it.
+
+    One that is too long to be held is not compressed any more when it goes out: only so can the rest be searched.
+    """
     body = await response.next()
-    while not response.complete and len(body) <= _MOST_DECODED:
+    while not response.complete and len(body) <= _MOST_HELD:
         body += await response.next()
-    held = [body]
+    whole = response.complete
+    try:
+        text = decoding.feed(body)
+    except UndecodableBody:
+        return headers, _behind(body, response, response.next)
+    masked = masked_in(text, secret)
+    if whole and masked == text:
+        return headers, _behind(body, response, response.next)
+    headers = [item for item in headers if item[0] not in {b"content-encoding", b"content-length", b"etag"}]
+    if whole:
+        return [*headers, (b"content-length", b"%d" % len(masked))], _behind(masked, response, response.next)
+    rest = _decoding(response, decoding)
+    return headers, _masking(response, _behind(text, response, rest), secret)
+
+
+def _decoding(response: UpstreamResponse, decoding: Decoder) -> Pieces:
+    async def decoded() -> bytes:
+        try:
+            return decoding.feed(await response.next())
+        except UndecodableBody as exc:
+            raise AnswerBroken from exc
+
+    return decoded
+
+
+def _behind(held: bytes, response: UpstreamResponse, rest: Pieces) -> Pieces:
+    """What is held, then the rest; all of it at once if the rest is here: no piece is asked for after `complete`."""
+    first = [held]
 
     async def pieces() -> bytes:
-        return held.pop() if held else await response.next()
+        piece = first.pop() if first else await rest()
+        return piece + await rest() if response.complete else piece
 
-    try:
-        decoding = decoder(encoding)
-        text = body if decoding is None else decoding.feed(body) + decoding.finish()
-    except UndecodableBody:
-        return headers, pieces
-    masked = masked_in(text, secret)
-    if masked != text:
-        held[0] = masked
-        headers = [item for item in headers if item[0] not in {b"content-encoding", b"content-length", b"etag"}]
-        headers.append((b"content-length", b"%d" % len(masked)))
-    return headers, pieces
+    return pieces
