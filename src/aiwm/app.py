@@ -8,9 +8,10 @@ What is started is stopped in the opposite order, which is why `running` is one 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import httpx2
@@ -38,6 +39,8 @@ from aiwm.identity.revocations import Revocations
 from aiwm.identity.secrets import SecretBox
 from aiwm.identity.signatures import KeySource, OwnKey, SharedSecret
 from aiwm.identity.tokens import TokenSigner, TokenVerifier
+from aiwm.metering.book import Book
+from aiwm.metering.journal import Journal, recover, watch
 from aiwm.metering.metrics import Metrics
 from aiwm.metering.recorder import Recorder
 from aiwm.proxy.handler import Inference, is_inference
@@ -129,13 +132,17 @@ async def running(
             timeouts=Timeouts(settings.connect_timeout, settings.first_byte_timeout, settings.idle_timeout),
         )
         await targets.load()
-        recorder = Recorder(LedgerStore(database).add)
+        ledger = LedgerStore(database)
+        journals = settings.data_dir / "journal"
+        journal = Journal(journals, fsync_seconds=settings.journal_fsync_ms / 1000)
+        await _recovered(journals, ledger)
+
+        async def save(rows: Sequence[UsageRow]) -> None:
+            await ledger.add(rows)
+            journal.settled(rows)
+
+        recorder = Recorder(save)
         metrics = Metrics(waiting=lambda: recorder.waiting)
-
-        def record(row: UsageRow) -> None:
-            recorder.record(row)
-            metrics.observe(row)
-
         models = Models(store=model_store, targets=targets, seal=box.seal, clock=clock)
         deployments = Deployments(
             store=deployment_store, models=model_store, targets=targets, settled=recorder.flush, clock=clock
@@ -150,6 +157,8 @@ async def running(
             _closing(remote),
             nullcontext() if iam is None else _closing(iam),
             _closing(Upstream(policy=policy)) as upstream,
+            _journaling(journal),
+            _background(watch(journals, ledger.add)),
             _recording(recorder),
             _background(revocations.watch(sessions.revoked_since)),
         ):
@@ -161,7 +170,7 @@ async def running(
                         model_verbs=models,
                         deployment_verbs=deployments,
                         tokens=verifier,
-                        checks=_checks(database, recorder, draining),
+                        checks=_checks(database, journal, recorder, draining),
                         metrics=metrics.exposition,
                         public_url=settings.effective_public_url,
                     ),
@@ -172,7 +181,7 @@ async def running(
                 tokens=verifier,
                 targets=table,
                 upstream=upstream,
-                record=record,
+                book=Book(journal, recorder, metrics),
                 clock=clock,
                 max_body_bytes=settings.max_body_bytes,
             )
@@ -283,16 +292,20 @@ def _admin_password(settings: Settings) -> str:
     return keys.admin_password(settings.data_dir)
 
 
-def _checks(database: Database, recorder: Recorder, draining: Callable[[], bool]) -> dict[str, Check]:
+def _checks(database: Database, journal: Journal, recorder: Recorder, draining: Callable[[], bool]) -> dict[str, Check]:
     async def ledger() -> None:
         if recorder.failing:
             raise Unavailable(f"{recorder.waiting} rows wait for the database")
+
+    async def journaled() -> None:
+        if journal.failing:
+            raise Unavailable("it can't be written; make room on the disk of the data directory")
 
     async def accepting() -> None:
         if draining():
             raise Unavailable("AIWM is stopping")
 
-    return {"database": database.ping, "ledger": ledger, "accepting": accepting}
+    return {"database": database.ping, "journal": journaled, "ledger": ledger, "accepting": accepting}
 
 
 # -- starting and stopping
@@ -326,6 +339,22 @@ async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
+async def _journaling(journal: Journal) -> AsyncIterator[None]:
+    async with _background(journal.run()):
+        try:
+            yield
+        finally:
+            journal.close()
+
+
+async def _recovered(journals: Path, ledger: LedgerStore) -> None:
+    try:
+        await recover(journals, ledger.add)
+    except Unavailable as error:
+        raise StartError(f"the ledger can't be written: {error}") from error
+
+
+@asynccontextmanager
 async def _recording(recorder: Recorder) -> AsyncIterator[None]:
     """The recorder at work; what is recorded is in the ledger when this ends, unless the database stays away."""
     async with _background(recorder.run()):
@@ -335,4 +364,4 @@ async def _recording(recorder: Recorder) -> AsyncIterator[None]:
             try:
                 await recorder.flush()
             except Unavailable:
-                _log.error("the database is away: rows of the ledger are lost", rows=recorder.waiting)
+                _log.warning("the database is away: rows wait in the journal for the next start", rows=recorder.waiting)

@@ -6,6 +6,7 @@ Each field is the variable AIWM_<NAME>; its docstring is its manual: `aiwm setti
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -22,6 +23,7 @@ from pydantic import (
 )
 
 from aiwm.errors import StartError
+from aiwm.wire.addresses import AddressPolicy
 
 PREFIX = "AIWM_"
 LONGEST_TOKEN_SECONDS = 86_400
@@ -41,7 +43,7 @@ class Settings(BaseModel):
 
     data_dir: Path = Field(default=Path("~/.local/share/aiwm"), validate_default=True)
     """Folder of the database, the keys and the admin's first password. Made at the first start, mode 0700."""
-    database_url: str = ""
+    database_url: str = Field(default="", repr=False)
     """Where everything is kept: `postgresql+asyncpg://user:password@host/name`. Empty: SQLite in the data directory."""
 
     host: str = "127.0.0.1"
@@ -83,6 +85,9 @@ class Settings(BaseModel):
     private_upstreams: CommaSeparated = ()
     """What models may point to besides public addresses: hosts, addresses, networks (CIDR), `:port` behind or not."""
 
+    journal_fsync_ms: Annotated[int, Field(ge=0, le=10_000)] = 50
+    """Milliseconds of bookings that a power cut may take. 0 makes each one durable before the answer ends."""
+
     drain_seconds: Annotated[int, Field(ge=0, le=3600)] = 30
     """Seconds that running answers get to finish after SIGTERM or Ctrl-C."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -93,7 +98,27 @@ class Settings(BaseModel):
     @field_validator("data_dir")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+        if value == Path():
+            raise ValueError("must not be empty")
+        try:
+            return value.expanduser().absolute()
+        except RuntimeError:
+            raise ValueError("begins with ~, and the home directory is not known: give an absolute path") from None
+
+    @field_validator("encryption_keys")
+    @classmethod
+    def _fernet_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            keys = value.get_secret_value().replace(",", " ").split()
+            if not keys or not all(_is_fernet_key(key) for key in keys):
+                raise ValueError("must be Fernet keys, each 32 bytes in URL-safe base64, with commas between them")
+        return value
+
+    @field_validator("private_upstreams")
+    @classmethod
+    def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        AddressPolicy(value)
+        return value
 
     @field_validator("jwt_secret")
     @classmethod
@@ -153,6 +178,13 @@ class Settings(BaseModel):
         """The URL of a port of this program, as this machine reaches it."""
         host = "localhost" if self.host in {"127.0.0.1", "0.0.0.0", "::", "::1"} else self.host
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _is_fernet_key(text: str) -> bool:
+    try:
+        return len(base64.b64decode(text, altchars=b"-_", validate=True)) == 32
+    except ValueError:
+        return False
 
 
 def _problem(error: Any) -> str:

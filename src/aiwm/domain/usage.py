@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+
+class Usage(msgspec.Struct, frozen=True):
     """Tokens of one answer. The parts are contained in the totals; a part that nobody reported is 0."""
 
     input_tokens: int = 0
@@ -45,9 +45,11 @@ class Source(StrEnum):
     NONE = "none"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsageRow:
-    """One inference request that reached a provider. Times are milliseconds; `started_at` since the epoch."""
+class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One inference request that reached a provider. Times are milliseconds; `started_at` since the epoch.
+
+    A struct and no dataclass: two are made and written as JSON for each request, and it is several times cheaper.
+    """
 
     request_id: str
     correlation_id: str

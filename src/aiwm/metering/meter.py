@@ -12,7 +12,7 @@ from typing import Protocol
 
 import structlog
 
-from aiwm.domain.ids import new_id
+from aiwm.domain.ids import new_request_id
 from aiwm.domain.times import Clock
 from aiwm.domain.usage import End, Source, Usage, UsageRow
 from aiwm.domain.users import Principal
@@ -24,12 +24,20 @@ from aiwm.wire.json_tail import JsonWatcher
 from aiwm.wire.ndjson import LineSplitter
 from aiwm.wire.sse import EventSplitter
 
-Record = Callable[[UsageRow], None]
-
 _NO_USAGE = b'"usage":null'
 """OpenAI puts it on every chunk but the last when usage is asked for."""
 
+_NOTHING = Usage()
+
 _log = structlog.get_logger(__name__)
+
+
+class Book(Protocol):
+    def opened(self, row: UsageRow) -> None:
+        """Before a request goes out. Raises Unavailable when it can't be booked: then it must not go out."""
+
+    def closed(self, row: UsageRow) -> None:
+        """Before the caller gets the last byte."""
 
 
 class _Splitter(Protocol):
@@ -48,18 +56,19 @@ class Meter:
         *,
         correlation_id: str,
         asked: str | None,
-        record: Record,
+        book: Book,
         clock: Clock,
     ) -> None:
         self._target = target
         self._principal = principal
         self._correlation_id = correlation_id
         self._asked = asked
-        self._record = record
+        self._book = book
+        self._request_id = new_request_id()
         self._started_at = clock()
         self._began = time.perf_counter()
         self._first_byte: float | None = None
-        self._reached = False
+        self._opened: UsageRow | None = None
         self._status: int | None = None
         self._provider_request_id: str | None = None
         self._reading = Reading(target.provider.usage)
@@ -71,12 +80,14 @@ class Meter:
         """The row, once there is one."""
 
     def sent(self) -> None:
-        """The request is about to go out to the provider: from here on there will be a row."""
-        self._reached = True
+        """The request is about to go out to the provider: from here on there will be a row. Raises Unavailable."""
+        if self._opened is None:
+            opened = self._row(End.GATEWAY_DIED, total=0.0)
+            self._book.opened(opened)
+            self._opened = opened
 
     def begin(self, status: int, headers: Sequence[Header]) -> None:
         """The head of the answer has come."""
-        self._reached = True
         self._first_byte = time.perf_counter()
         self._status = status
         request_id = find(headers, self._target.provider.request_id_header)
@@ -106,17 +117,21 @@ class Meter:
 
     def close(self, end: End) -> None:
         """Ends the row. Only the first call counts, and none before the request has reached the provider."""
-        if self.row is not None or not self._reached:
+        if self.row is not None or self._opened is None:
             return
         if not self._blind:
             self._guarded(self._conclude)
-        total = time.perf_counter() - self._began
-        target, principal, reading = self._target, self._principal, self._reading
-        self.row = UsageRow(
-            request_id=new_id(),
+        self.row = self._row(end, total=time.perf_counter() - self._began)
+        self._book.closed(self.row)
+
+    def _row(self, end: End, *, total: float) -> UsageRow:
+        """What is known by now."""
+        target, reading = self._target, self._reading
+        return UsageRow(
+            request_id=self._request_id,
             correlation_id=self._correlation_id,
             org_id=target.org_id,
-            user_id=principal.user_id,
+            user_id=self._principal.user_id,
             deployment_id=target.deployment_id,
             model_id=target.model_id,
             provider=target.provider.name,
@@ -130,10 +145,9 @@ class Meter:
             total_ms=round(total * 1000),
             end=end,
             source=Source.PROVIDER if reading.found else Source.NONE,
-            usage=reading.usage if reading.found else Usage(),
+            usage=reading.usage if reading.found else _NOTHING,
             raw_usage=reading.raw,
         )
-        self._record(self.row)
 
     def _decode(self, encoding: bytes) -> None:
         self._decoder = decoder(encoding)

@@ -19,7 +19,7 @@ from aiwm.domain.times import Clock
 from aiwm.domain.usage import End
 from aiwm.domain.users import Principal, Role
 from aiwm.errors import AnswerBroken, BodyTooLarge, ClientGone, Invalid, NotFound, Unauthorized, UpstreamTimeout
-from aiwm.metering.meter import Meter, Record
+from aiwm.metering.meter import Book, Meter
 from aiwm.proxy.client import Client
 from aiwm.proxy.masking import Pieces, masked_error
 from aiwm.proxy.upstream import Upstream, UpstreamResponse
@@ -47,14 +47,14 @@ class Inference:
         tokens: Tokens,
         targets: TargetTable,
         upstream: Upstream,
-        record: Record,
+        book: Book,
         clock: Clock,
         max_body_bytes: int,
     ) -> None:
         self._tokens = tokens
         self._targets = targets
         self._upstream = upstream
-        self._record = record
+        self._book = book
         self._clock = clock
         self._max_body_bytes = max_body_bytes
 
@@ -91,7 +91,7 @@ class Inference:
             principal,
             correlation_id=facts.correlation_id,
             asked=asked,
-            record=self._record,
+            book=self._book,
             clock=self._clock,
         )
         try:

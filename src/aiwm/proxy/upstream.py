@@ -22,6 +22,15 @@ def _nobody_asks() -> None:
     pass
 
 
+def _announce(on_sent: Callable[[], None], connection: Connection) -> None:
+    """`on_sent` may refuse: then nothing goes out."""
+    try:
+        on_sent()
+    except BaseException:
+        connection.close()
+        raise
+
+
 class Upstream:
     """`tls` is for https; by default certificates are verified with the system's authorities (SSL_CERT_FILE)."""
 
@@ -56,14 +65,15 @@ class Upstream:
         pieces are sent as chunks; everything else goes out as it is. An iterator is read while the answer is awaited,
         and no further once a refusal (300 and up) or a complete answer is here.
 
-        `on_sent` is called before the first byte goes out: from then on the provider may have got the request.
+        `on_sent` is called before the first byte goes out: from then on the provider may have got the request. What it
+        raises is raised here, and nothing goes out.
 
         Raises UpstreamUnreachable, UpstreamTimeout, or what the iterator raised. `reached` tells whether the provider
         may have got any of the request.
         """
         kept = self._pool.take(origin)
         if kept is not None:
-            on_sent()
+            _announce(on_sent, kept)
             try:
                 return await kept.exchange(head, body, timeouts, is_head=is_head, chunked=chunked)
             except UpstreamUnreachable:
@@ -71,7 +81,8 @@ class Upstream:
                     raise
         try:
             fresh = await self._dialer.dial(origin, timeouts.connect, lambda: Connection(origin, self._pool))
-            on_sent()
+            self._pool.add(fresh)
+            _announce(on_sent, fresh)
             return await fresh.exchange(head, body, timeouts, is_head=is_head, chunked=chunked)
         except UpstreamError as exc:
             exc.reached = exc.reached or kept is not None

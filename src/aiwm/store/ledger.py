@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from functools import cache
 from operator import attrgetter
 from typing import Any
@@ -94,7 +93,7 @@ async def _add_up(connection: AsyncConnection, rows: Sequence[UsageRow]) -> None
     )
 
 
-_USAGE_FIELDS = [field.name for field in fields(Usage)]
+_USAGE_FIELDS = Usage.__struct_fields__
 
 
 def _row(values: dict[str, Any]) -> UsageRow:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aiwm.domain.ids import new_id
+from aiwm.domain.ids import new_request_id
 from aiwm.errors import AiwmError, AnswerBroken, ClientGone
 from aiwm.web.errors import render
 
@@ -80,7 +80,7 @@ def _correlation_id(headers: list[tuple[bytes, bytes]]) -> str:
     for name, value in headers:
         if name == b"x-correlation-id" and _SAFE_ID.fullmatch(value):
             return value.decode("ascii")
-    return new_id()
+    return new_request_id()
 
 
 def _printable(path: str) -> str:

@@ -1,0 +1,251 @@
+"""The crash-safe file between the data plane and the ledger.
+
+Each process appends to a file of its own: a line when a request is about to go out (`opened`), a line when its answer
+is about to end (`closed`). What the kernel has taken survives `kill -9`; an fsync every few milliseconds bounds what a
+power cut can take. Rows leave the journal when the ledger has them, and a file is removed when all of its have left.
+
+A line is a checksum (CRC-32 over the rest, in hex), a kind (`O` or `C`) and the row as JSON. The opening is already the
+row to book if the process dies: `gateway-died`. So recovery is to read the files that no living process holds, to
+let closings replace openings, and to hand the rows to the ledger, which takes each request once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import secrets
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from zlib import crc32
+
+import msgspec
+import structlog
+
+from aiwm.domain.usage import UsageRow
+from aiwm.errors import StartError, Unavailable
+
+_SUFFIX = ".journal"
+_SEGMENT_BYTES = 8 * 1024 * 1024
+"""A file that is longer than this is followed by a new one, so that old rows can be removed."""
+_RECOVERED_BATCH = 1000
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(UsageRow).decode
+_log = structlog.get_logger(__name__)
+
+Save = Callable[[Sequence[UsageRow]], Awaitable[None]]
+
+
+class _Segment:
+    """One file, locked as long as it is open: the lock is what tells other processes that its owner lives."""
+
+    __slots__ = ("descriptor", "path", "size", "unsettled")
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / f"{os.getpid()}-{secrets.token_hex(8)}{_SUFFIX}"
+        # Locked before it has the name that recovery looks for: nobody can take it for a dead process's.
+        draft = self.path.with_suffix(".new")
+        self.descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self.descriptor, fcntl.LOCK_EX)
+        draft.rename(self.path)
+        self.size = 0
+        self.unsettled: set[str] = set()
+        """Requests with a line in here that the ledger does not have yet."""
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+        os.close(self.descriptor)
+
+
+class Journal:
+    """Owned by one process. `opened` and `closed` are a write each, with no waiting."""
+
+    def __init__(self, folder: Path, *, fsync_seconds: float, segment_bytes: int = _SEGMENT_BYTES) -> None:
+        """`fsync_seconds` 0 makes every line durable before the call returns. Raises StartError."""
+        self._folder = folder
+        self._fsync_seconds = fsync_seconds
+        self._segment_bytes = segment_bytes
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._current = _Segment(folder)
+        except OSError as error:
+            raise StartError(f"the journal can't be written in {folder}: {error.strerror}") from error
+        self._older: list[_Segment] = []
+        self._torn = False
+        self._dirty = False
+        self.failing = False
+        """Whether the last line could not be written. Requests are refused until one can be."""
+
+    def opened(self, row: UsageRow) -> None:
+        """Before a request goes out. Raises Unavailable when it can't be booked: then it must not go out."""
+        if not self._append(b"O", row):
+            raise Unavailable(
+                "The journal can't be written, so the request would not be booked; the operator must make room"
+            )
+
+    def closed(self, row: UsageRow) -> None:
+        """Before the caller gets the last byte. When it can't be written, the row is still on its way to the ledger."""
+        self._append(b"C", row)
+
+    def settled(self, rows: Sequence[UsageRow]) -> None:
+        """The ledger has these rows: files that hold nothing else are removed."""
+        for row in rows:
+            for segment in (self._current, *self._older):
+                segment.unsettled.discard(row.request_id)
+        for segment in [segment for segment in self._older if not segment.unsettled]:
+            self._older.remove(segment)
+            segment.remove()
+
+    async def run(self) -> None:
+        """Makes lines durable, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while self._fsync_seconds:
+            await asyncio.sleep(self._fsync_seconds)
+            if self._dirty:
+                self._dirty = False
+                descriptor = os.dup(self._current.descriptor)
+                try:
+                    await loop.run_in_executor(None, os.fsync, descriptor)
+                except OSError as error:
+                    self._fails(error)
+                finally:
+                    os.close(descriptor)
+
+    def close(self) -> None:
+        """Removes what is settled; the rest is for the next start to recover."""
+        for segment in (self._current, *self._older):
+            if segment.unsettled:
+                os.close(segment.descriptor)
+            else:
+                segment.remove()
+
+    def _append(self, kind: bytes, row: UsageRow) -> bool:
+        segment = self._current
+        if segment.size > self._segment_bytes:
+            segment = self._turned()
+        text = kind + b" " + _encode(row)
+        # After a line that was only half written, the next one begins on a line of its own.
+        line = b"%b%08x %b\n" % (b"\n" if self._torn else b"", crc32(text), text)
+        try:
+            written = os.write(segment.descriptor, line)
+            if written < len(line):
+                written += os.write(segment.descriptor, line[written:])
+            if not self._fsync_seconds:
+                os.fsync(segment.descriptor)
+        except OSError as error:
+            self._torn = True
+            self._fails(error)
+            return False
+        self._torn = False
+        segment.size += len(line)
+        segment.unsettled.add(row.request_id)
+        self._dirty = True
+        if self.failing:
+            self.failing = False
+            _log.warning("the journal is written again")
+        return True
+
+    def _turned(self) -> _Segment:
+        try:
+            fresh = _Segment(self._folder)
+        except OSError:
+            return self._current  # No room for a new file: the old one goes on as long as it can.
+        old, self._current = self._current, fresh
+        self._torn = False
+        if old.unsettled:
+            self._older.append(old)
+        else:
+            old.remove()
+        return fresh
+
+    def _fails(self, error: OSError) -> None:
+        if not self.failing:
+            _log.error("the journal can't be written", reason=error.strerror, folder=str(self._folder))
+        self.failing = True
+
+
+async def recover(folder: Path, save: Save) -> int:
+    """Moves what dead processes left into the ledger and removes their files; answers how many rows that were.
+
+    A row that the ledger has already changes nothing there. Raises Unavailable when the ledger can't be written: then
+    the files stay.
+    """
+    found = _abandoned_in(folder)
+    try:
+        # All files together: a long answer may have been opened in one and closed in the next.
+        rows: dict[str, UsageRow] = {}
+        for path, _ in found:
+            _read(path, rows)
+        last_words = list(rows.values())
+        for first in range(0, len(last_words), _RECOVERED_BATCH):
+            await save(last_words[first : first + _RECOVERED_BATCH])
+        for path, _ in found:
+            path.unlink(missing_ok=True)
+    finally:
+        for _, descriptor in found:
+            os.close(descriptor)
+    if rows:
+        _log.warning("recovered the journals of processes that died", rows=len(rows), files=len(found))
+    return len(rows)
+
+
+async def watch(folder: Path, save: Save, *, every_seconds: float = 5.0) -> None:
+    """Recovers what other processes leave when they die, until cancelled. A ledger that is away is tried again."""
+    while True:
+        await asyncio.sleep(every_seconds)
+        with suppress(Unavailable):
+            await recover(folder, save)
+
+
+def _abandoned_in(folder: Path) -> list[tuple[Path, int]]:
+    """Files and locked descriptors of processes that are no more."""
+    return [
+        (path, descriptor)
+        for path in sorted(folder.glob(f"*{_SUFFIX}"))
+        if (descriptor := _abandoned(path)) is not None
+    ]
+
+
+def _abandoned(path: Path) -> int | None:
+    """The file, locked by us; None while a living process holds it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _read(path: Path, rows: dict[str, UsageRow]) -> None:
+    """Adds the last line of each request in a file to `rows`, by request id; a closing replaces an opening."""
+    damaged = 0
+    with path.open("rb") as file:
+        for kind, row in _lines(file):
+            if row is None:
+                damaged += 1
+            elif kind == b"C" or row.request_id not in rows:
+                rows[row.request_id] = row
+    if damaged:
+        _log.warning("lines of a journal are not whole and were passed over", lines=damaged, file=path.name)
+
+
+def _lines(file: Iterator[bytes]) -> Iterator[tuple[bytes, UsageRow | None]]:
+    """(kind, row) of each line; no row for a line that is not what was once written."""
+    for line in file:
+        text = line.rstrip(b"\n")
+        if not text:
+            continue
+        checksum, _, rest = text.partition(b" ")
+        try:
+            if not line.endswith(b"\n") or int(checksum, 16) != crc32(rest):
+                yield b"", None
+                continue
+            yield rest[:1], _decode(rest[2:])
+        except (ValueError, msgspec.DecodeError):
+            yield b"", None
