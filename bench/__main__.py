@@ -1,0 +1,146 @@
+"""The command line: what is set up, what is measured in which order, and what the exit code says."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import signal
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench import report
+from bench.measures import Bench, Effort, Section
+from bench.processes import BenchError, Cores
+from bench.subjects import Gateway, Nginx, Provider, nginx_version
+
+_DEFAULT = Effort(rounds=5, seconds=3, streams=2, starts=3, soak=10_000, idle_seconds=40)
+_QUICK = Effort(rounds=3, seconds=1, streams=1, starts=1, soak=2_000, idle_seconds=0)
+_MEASURES = ("start", "chat", "streams", "large", "soak")
+
+_ABOUT = """\
+Measures AIWM beside nginx, in one run on 127.0.0.1, with everything on that AIWM does for a request: token, look-up,
+model, forwarding, usage, ledger, log line. nginx passes the same bytes on and does nothing else, so the ratio says
+what the rest costs, whatever the machine.
+
+What is measured runs on one core, load and provider on another. nginx and AIWM take turns in short rounds; the table
+has the median of the rounds and, in parentheses, the least and the most. On a machine that has other work, believe the
+ratios of rounds that lie close together, and no absolute figure.
+
+  start     from the start of the process to its first answer; memory when idle
+  chat      1 kB in, 1.2 kB out, 64 connections at full speed (wrk): CPU time a request, requests/s, latency
+  streams   64 streams at once, 100 events each, one every 10 ms: CPU time an event
+  large     answers of 5 MB: CPU time a MB
+  soak      10,000 requests, 256 at once, every other one a stream: each answer is looked at, none may be lost, and
+            AIWM's counts must be exactly what the answers say; memory, open files and connections before and after
+
+CPU time is user and system time of all its processes, from /proc, ledger writing included.
+"""
+
+_EXAMPLES = """\
+examples:
+  script/bench                       all of it: about two minutes
+  script/bench --quick               fewer and shorter rounds: under a minute
+  script/bench chat                  one measure
+  script/bench --json figures.json   every round's figures, for machines
+
+exit code:
+  0  measured, whatever the figures are: a slow run is no failure
+  1  an answer was lost or broken, or a count was not exact
+  2  it could not be measured; the message says what to do
+"""
+
+
+def main() -> int:
+    arguments = _arguments()
+    signal.signal(signal.SIGTERM, _interrupted)
+    effort = _QUICK if arguments.quick else _DEFAULT
+    try:
+        sections = dict(_sections(arguments, effort))
+    except BenchError as error:
+        print(f"script/bench: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nscript/bench: stopped; everything that it started is stopped too", file=sys.stderr)
+        return 130
+    return 1 if any(section.wrong for section in sections.values()) else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="script/bench",
+        description=_ABOUT,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("measure", nargs="*", help=f"which to run: {', '.join(_MEASURES)} (default: all)")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds, a soak of 2,000")
+    parser.add_argument(
+        "--provider",
+        choices=("stand-in", "simulator"),
+        default="stand-in",
+        help="stand-in gives prepared answers and costs little; simulator is `aiwm simulate`, which costs more than "
+        "AIWM itself and so limits the rates (default: stand-in)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures of all rounds to FILE")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.measure) - set(_MEASURES):
+        parser.error(f"there is no measure {', '.join(sorted(unknown))}; there are {', '.join(_MEASURES)}")
+    return arguments
+
+
+def _sections(arguments: argparse.Namespace, effort: Effort) -> Iterator[tuple[str, Section]]:
+    """Prints each section as soon as it is there."""
+    cores = Cores()
+    facts = {
+        "nginx": nginx_version(),
+        "Python": f"{platform.python_version()}, {_build()}",
+        "cores": cores.text,
+        "provider": arguments.provider,
+        "load": f"{os.getloadavg()[0]:.1f} processes ran at the start, on average of a minute",
+    }
+    done: dict[str, Section] = {}
+    with _running(arguments.provider, effort, cores) as bench:
+        print(report.heading(facts), flush=True)
+        for name in _MEASURES:
+            # Starting is always part of it: it makes what the others need.
+            section = getattr(bench, name)() if name == "start" or name in (arguments.measure or _MEASURES) else None
+            if section is not None:
+                done[name] = section
+                print(report.text(section), flush=True)
+                yield name, section
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report.data(facts, done), indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def _running(kind: str, effort: Effort, cores: Cores) -> Iterator[Bench]:
+    """A bench whose provider runs. Afterwards nothing runs, and no file is left."""
+    os.sched_setaffinity(0, {cores.load})
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aiwm-bench-")))
+        provider = Provider(kind, folder, core=cores.load)
+        nginx = Nginx(folder / "nginx", provider, core=cores.measured)
+        gateway = Gateway(folder / "aiwm", provider, core=cores.measured)
+        for child in (provider.child, nginx.child, gateway.child):
+            stack.callback(child.stop)
+        provider.start()
+        yield Bench(nginx, gateway, provider, effort, folder)
+
+
+def _build() -> str:
+    optimized = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
+    return "optimized build" if optimized else "NOT an optimized build (PGO): half again as slow as one"
+
+
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

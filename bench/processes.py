@@ -1,0 +1,149 @@
+"""Child processes: pinned to a core, stopped whatever happens, and what they cost, read from /proc."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_START_SECONDS = 60
+_STOP_SECONDS = 15
+
+
+class BenchError(Exception):
+    """Something without which there is nothing to measure. The text says what to do."""
+
+
+class Cores:
+    """Which core is whose. What is measured has one for itself, if the machine has two."""
+
+    def __init__(self) -> None:
+        cores = sorted(os.sched_getaffinity(0))
+        self.measured, self.load = cores[0], cores[1 % len(cores)]
+        self.number = len(cores)
+
+    @property
+    def text(self) -> str:
+        if self.number == 1:
+            return "ONE core for everything: rates are limited by the load too, and ratios are flattered"
+        return f"{self.number} cores: what is measured on core {self.measured}, load and provider on core {self.load}"
+
+
+@contextlib.contextmanager
+def pinned(core: int) -> Iterator[None]:
+    """What is started in here runs on this core, from its first instruction on."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+class Child:
+    """A process, and those it starts, from `start` to `stop`, as often as wanted. Its output goes to a file."""
+
+    def __init__(self, name: str, command: Sequence[str], *, core: int, output: Path, env: Mapping[str, str]) -> None:
+        self.name = name
+        self._command = command
+        self._core = core
+        self._output = output
+        self._env = env
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        # In a group of its own: Ctrl-C is for us, and we stop the children one by one.
+        with pinned(self._core), self._output.open("ab") as file:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=self._env, process_group=0
+            )
+
+    def stop(self) -> None:
+        process, self._process = self._process, None
+        if process is None or process.poll() is not None:
+            return
+        process.terminate()
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    @property
+    def pid(self) -> int:
+        if self._process is None:
+            raise BenchError(f"{self.name} does not run")
+        if self._process.poll() is not None:
+            raise BenchError(f"{self.name} ended with {self._process.returncode}: {self._last_words()}")
+        return self._process.pid
+
+    def wait_for(self, port: int, method: str, path: str, headers: Mapping[str, str], body: bytes) -> None:
+        """Until the request is answered with 200."""
+        deadline = time.monotonic() + _START_SECONDS
+        said = "nothing"
+        while time.monotonic() < deadline:
+            _ = self.pid
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            try:
+                connection.request(method, path, body, dict(headers))
+                response = connection.getresponse()
+                said = f"{response.status} {response.read()[:300]!r}"
+                if response.status == 200:
+                    return
+            except OSError as error:
+                said = str(error)
+            finally:
+                connection.close()
+            time.sleep(0.003)
+        raise BenchError(f"{self.name} does not answer {method} {path}; at last: {said}")
+
+    def _last_words(self) -> str:
+        return self._output.read_text(errors="replace")[-1000:].strip()
+
+    # What it costs.
+
+    def cpu_seconds(self) -> float:
+        """User and system time of the process, its threads and its children, so far."""
+        ticks = 0
+        for pid in self._family():
+            # The name of the program stands in parentheses, and may have spaces and parentheses in it.
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / _TICKS_PER_SECOND
+
+    def rss_mib(self) -> float:
+        pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self._family())
+        return pages * _PAGE_BYTES / 2**20
+
+    def descriptors(self) -> int:
+        return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in self._family())
+
+    def connections(self) -> int:
+        """Established TCP connections."""
+        inodes = set()
+        for pid in self._family():
+            for link in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    inodes.add(str(link.readlink()))
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        return sum(row[3] == "01" and f"socket:[{row[9]}]" in inodes for row in rows)
+
+    def _family(self) -> list[int]:
+        """The process and its children; theirs have none."""
+        return [self.pid, *map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split())]
+
+
+def free_ports(number: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        listeners = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for listener in listeners:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in listeners]
