@@ -136,7 +136,7 @@ class Meter:
             model_id=target.model_id,
             provider=target.provider.name,
             provider_request_id=self._provider_request_id,
-            model_asked=self._asked and self._asked[:200],
+            model_asked=self._asked and self._asked.replace("\0", "")[:200],  # PostgreSQL's text has no NUL.
             model_answered=reading.model,
             status=self._status,
             streamed=self._splitter is not None,

@@ -41,7 +41,7 @@ class Reading:
                     self._object(_top_level(element))
             else:
                 self._object(_top_level(text))
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, orjson.JSONDecodeError, RecursionError):
             return
 
     def usage_object(self, text: bytes) -> None:
@@ -93,7 +93,7 @@ class Reading:
         for path in self._fields.model:
             found = _at(top, path)
             if found is not None and found[:1] == b'"':
-                return _text(found)[:200]
+                return _text(found).replace("\0", "")[:200]  # PostgreSQL's text has no NUL.
         return None
 
     def _merge(self, usage: Any) -> None:

@@ -8,7 +8,8 @@ PROVIDER = Provider(
     key_header="x-api-key",
     key_prefix="",
     default_headers={"anthropic-version": "2023-06-01"},
-    model_in_body=frozenset({"messages", "messages/count_tokens", "complete"}),
+    # The last is its OpenAI-compatible path.
+    model_in_body=frozenset({"messages", "messages/count_tokens", "complete", "chat/completions"}),
     example_path="v1/messages",
     example_body={"max_tokens": 1024, "messages": [{"role": "user", "content": "Hello!"}]},
     usage=UsageFields(
@@ -16,8 +17,13 @@ PROVIDER = Provider(
         roots=[("usage",), ("message", "usage")],
         markers=[b'"usage"'],
         # Anthropic's input_tokens leaves cached tokens out.
-        input_tokens=[("input_tokens",), ("cache_creation_input_tokens",), ("cache_read_input_tokens",)],
-        output_tokens=[("output_tokens",)],
+        input_tokens=[
+            ("input_tokens",),
+            ("cache_creation_input_tokens",),
+            ("cache_read_input_tokens",),
+            ("prompt_tokens",),
+        ],
+        output_tokens=[("output_tokens",), ("completion_tokens",)],
         cache_read_tokens=[("cache_read_input_tokens",)],
         cache_write_tokens=[("cache_creation_input_tokens",)],
         reasoning_tokens=[("output_tokens_details", "thinking_tokens")],

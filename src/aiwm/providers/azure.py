@@ -1,7 +1,7 @@
 """Azure OpenAI: https://learn.microsoft.com/azure/ai-foundry/openai/reference
 
 OpenAI's API under `{resource}/openai`, with the key in `api-key`, a version in the query, and (outside its
-v1 paths) the model's deployment in the path: there no body needs a `model`.
+v1 paths) the model's deployment in the path, as Azure calls its name: there no body needs a `model`.
 """
 
 from dataclasses import replace
@@ -15,6 +15,7 @@ PROVIDER = replace(
     key_header="api-key",
     key_prefix="",
     config_headers={},
+    model_in_path=("deployments",),
     config_query={"api-version": "api-version"},
     request_id_header=b"apim-request-id",
 )

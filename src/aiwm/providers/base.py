@@ -50,8 +50,8 @@ class Provider:
 
     model_in_body: frozenset[str] = frozenset()
     """Paths, without the version in front, whose JSON body takes a `model`. Only these are ever filled in."""
-    model_in_path: str = ""
-    """Segment after which a path names the model (`/models/{model}:generateContent`); empty: it never does."""
+    model_in_path: tuple[str, ...] = ()
+    """Segments after which a path names the model (`/models/{model}:generateContent`)."""
 
     example_path: str
     """A path to try, `{model}` standing for the model's name. Shown to callers, never used by the gateway."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from functools import lru_cache
 from typing import Protocol
 from urllib.parse import quote, unquote_to_bytes
 
@@ -195,38 +196,58 @@ def _split(scope: Scope) -> tuple[str, bytes]:
     return checked_id(match[1].decode("latin-1"), "Deployment"), match[2] or b""
 
 
-_VERSION = re.compile(rb"v\d+[a-z0-9]*/")
+_UP_TO_VERSION = re.compile(rb"(?:.*/)?v\d+[a-z0-9]*/")
 
 
 def _takes_model(target: Target, path: bytes, scope: Scope) -> bool:
     """Whether the provider's API takes a `model` in the JSON body of this path."""
     if scope["method"] != "POST":
         return False
-    version = _VERSION.match(path)
-    name = path[version.end() :] if version else path
+    name = unquote_to_bytes(path).removesuffix(b"/")
+    version = _UP_TO_VERSION.match(name)
+    if version is not None:
+        name = name[version.end() :]
     if name.decode("latin-1") not in target.provider.model_in_body:
         return False
+    if target.allowed is not None:
+        return True  # Whatever the body says it is: some servers read it as JSON all the same.
     kind = find(scope["headers"], b"content-type")
     return kind is None or not kind.startswith(b"multipart/")
 
 
 def _with_model_in_path(path: bytes, target: Target) -> tuple[bytes, str | None]:
     """The path with the deployed model where it names the deployment, and the model that it asks for."""
-    segment = target.provider.model_in_path
-    if not segment:
+    segments = target.provider.model_in_path
+    if not segments:
         return path, None
-    match = re.search(rb"(?:^|/)%b/([^/:]+)" % segment.encode("ascii"), path)
-    if match is None:
-        return path, None
-    asked = unquote_to_bytes(match[1]).decode("utf-8", "replace")
-    if asked in target.aliases:
+    pattern = _after(segments)
+    match = pattern.search(path)
+    asked = None if match is None else _text(match[1])
+    if match is not None and asked in target.aliases:
         asked = target.model
         path = path[: match.start(1)] + quote(asked, safe="").encode("ascii") + path[match.end(1) :]
-    if target.allowed is not None and asked != target.model and asked not in target.allowed:
-        raise Invalid(
-            f'Model "{asked[:200]}" is not allowed: this deployment allows {", ".join(sorted(target.allowed))}'
-        )
+    if target.allowed is not None:
+        # Whoever reads the path behind us must read the same model in it as we do, decoded or not.
+        decoded = pattern.search(unquote_to_bytes(path))
+        _check_allowed(target.allowed | {target.model}, asked, None if decoded is None else _text(decoded[1]))
     return path, asked
+
+
+def _check_allowed(allowed: frozenset[str], *asked: str | None) -> None:
+    for name in asked:
+        if name is not None and name not in allowed:
+            shown = ", ".join(f'"{model}"' for model in sorted(allowed))
+            raise Invalid(f'Model "{name[:200]}" is not allowed: this deployment allows {shown}')
+
+
+@lru_cache(maxsize=64)
+def _after(segments: tuple[str, ...]) -> re.Pattern[bytes]:
+    names = b"|".join(re.escape(segment.encode("ascii")) for segment in segments)
+    return re.compile(rb"(?:^|/)(?:%b)/([^/:]+)" % names)
+
+
+def _text(segment: bytes) -> str:
+    return unquote_to_bytes(segment).decode("utf-8", "replace")
 
 
 def _query(query: bytes, target: Target) -> bytes:
