@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 
 import orjson
@@ -16,7 +17,7 @@ _TAKEN_AS_JSON = frozenset({b"", _JSON, b"application/x-www-form-urlencoded"})
 
 
 class JsonBodies:
-    """Raises BodyTooLarge, UnsupportedMediaType and Invalid; below it a body is one message of good application/json."""
+    """Raises BodyTooLarge, UnsupportedMediaType and Invalid; a body that gets through is good JSON, in one message."""
 
     def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
         self._app = app
@@ -68,9 +69,8 @@ def _check(body: bytes) -> None:
 def _without_twins(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
     names = dict(pairs)
     if len(names) != len(pairs):
-        seen: set[str] = set()
-        twins = [name for name, _ in pairs if name in seen or seen.add(name)]
-        raise Invalid([f"{name[:100]}: is given twice" for name in dict.fromkeys(twins)])
+        times = Counter(name for name, _ in pairs)
+        raise Invalid([f"{name[:100]}: is given twice" for name, number in times.items() if number > 1])
     return names
 
 

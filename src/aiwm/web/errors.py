@@ -98,8 +98,8 @@ def _field(error: Any, body: object) -> str:
     if error["type"].startswith("union_tag"):
         # Pydantic writes "'deployment_type' | 'deploymentType'"; callers know the last.
         return str(error["ctx"]["discriminator"]).split("'")[-2]
-    if len(loc) > 2 and isinstance(body, dict) and loc[1] not in body:
-        # Not a field but which kind of body it was taken for.
+    if len(loc) > 2 and isinstance(body, dict) and not isinstance(body.get(loc[1]), dict | list):
+        # Nothing can be wrong within it, so it is no field but the kind of body that this was taken for.
         loc = (loc[0], *loc[2:])
     names = [str(part)[:_LONGEST_NAME] for part in loc[1:] if not isinstance(part, int) or len(loc) > 2]
     return ".".join(names) or str(loc[0] if loc else "body")

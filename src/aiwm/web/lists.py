@@ -16,6 +16,7 @@ T = TypeVar("T")
 _FILTER = re.compile(r"filter\[([^\[\]]*)\]")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 MAX_LIMIT = 100
+_LONGEST_NAME = 100
 
 
 def page_query(*, fields: Sequence[str], sortable: Sequence[str]) -> Callable[[Request], PageQuery]:
@@ -30,14 +31,15 @@ def page_query(*, fields: Sequence[str], sortable: Sequence[str]) -> Callable[[R
         for key, value in request.query_params.multi_items():
             match = _FILTER.fullmatch(key)
             name = match[1] if match else key
+            shown = key[:_LONGEST_NAME]
             known = name in fields or (match is None and name in {"page", "limit", "search", "sort"})
             if not known:
-                problems.append(f"{key}: is not a parameter of this list; known are page, limit, search, sort, "
+                problems.append(f"{shown}: is not a parameter of this list; known are page, limit, search, sort, "
                                 f"{', '.join(fields)}")  # fmt: skip
             elif given.setdefault(name, value) != value:
-                problems.append(f"{key}: is given twice with different values")
+                problems.append(f"{shown}: is given twice with different values")
             elif not value.isprintable() or len(value) > 500:
-                problems.append(f"{key}: must be at most 500 printable characters")
+                problems.append(f"{shown}: must be at most 500 printable characters")
         page = _number(given.pop("page", "1"), "page", 1_000_000, problems)
         limit = _number(given.pop("limit", "10"), "limit", MAX_LIMIT, problems)
         search = given.pop("search", "")

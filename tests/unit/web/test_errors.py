@@ -1,0 +1,101 @@
+"""web/errors.py: every error is one shape, and names the field that is wrong."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from datetime import datetime
+from http import HTTPStatus
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from aiwm import errors
+from aiwm.errors import AiwmError, Invalid, TooManyRequests, Unauthorized
+from aiwm.web.errors import render, validation_texts
+
+KINDS = [kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, AiwmError)]
+
+
+def _made(kind: type[AiwmError]) -> AiwmError:
+    return TooManyRequests(retry_after=7) if kind is TooManyRequests else kind()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_error_is_rendered_in_one_shape(kind: type[AiwmError]) -> None:
+    status, headers, body = render(_made(kind), path="/models", correlation_id="c-1")
+    told = json.loads(body)
+    assert list(told) == ["statusCode", "message", "error", "timestamp", "path", "correlationId"]
+    assert told["statusCode"] == status == kind.status
+    assert told["error"] == ("Client Closed Request" if status == 499 else HTTPStatus(status).phrase)
+    assert told["message"]
+    assert (told["path"], told["correlationId"]) == ("/models", "c-1")
+    assert datetime.fromisoformat(told["timestamp"]).utcoffset() is not None
+    assert dict(headers)[b"x-aiwm-error"] == b"gateway"
+    assert dict(headers)[b"content-length"] == str(len(body)).encode()
+    assert dict(headers)[b"content-type"] == b"application/json; charset=utf-8"
+
+
+def test_headers_of_an_error_are_sent() -> None:
+    assert (b"www-authenticate", b"Bearer") in render(Unauthorized(), path="", correlation_id="")[1]
+    assert (b"retry-after", b"7") in render(TooManyRequests(retry_after=7), path="", correlation_id="")[1]
+
+
+def test_several_problems_are_a_list() -> None:
+    body = render(Invalid(["name: is required", "type: is required"]), path="", correlation_id="")[2]
+    assert json.loads(body)["message"] == ["name: is required", "type: is required"]
+
+
+def test_a_path_from_anybody_can_be_told() -> None:
+    body = render(Invalid("x"), path='/a"\x00\x1b\u2028\ufffd', correlation_id="")[2]
+    assert json.loads(body)["path"] == '/a"\x00\x1b\u2028\ufffd'
+
+
+# --- which field is wrong ----------------------------------------------------------------------------------
+
+
+class _Cat(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    kind_of: Literal["cat"] = Field(alias="kindOf")
+    name: str
+    lives: dict[str, int] = {}
+
+
+class _Dog(BaseModel):
+    kind_of: Literal["dog"] = Field(alias="kindOf")
+
+
+_PETS: TypeAdapter[_Cat | _Dog] = TypeAdapter(Annotated[_Cat | _Dog, Field(discriminator="kind_of")])
+
+
+def _texts(given: object) -> list[str]:
+    try:
+        _PETS.validate_python(given)
+    except ValidationError as error:
+        # As FastAPI hands it on.
+        found = [{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors()]
+        return validation_texts(found, body=given)
+    return []
+
+
+@pytest.mark.parametrize(
+    ("given", "texts"),
+    [
+        ({"kindOf": "cat", "name": "Minka"}, []),
+        ({"kindOf": "cat"}, ["name: is required"]),
+        ({"kindOf": "cat", "name": 5, "x": 1},
+         ["name: Input should be a valid string", "x: is not a field of this request"]),
+        ({"kindOf": "cat", "name": "", "lives": {"first": "no"}},
+         ["lives.first: Input should be a valid integer, unable to parse string as an integer"]),
+        ({"kindOf": "cat", "name": "", "cat": 1}, ["cat: is not a field of this request"]),
+        ({"name": "Minka"}, ["kindOf: is required"]),
+        ({"kindOf": "cow-or-a-secret"}, ["kindOf: must be one of 'cat', 'dog'"]),
+        ({"kindOf": None}, ["kindOf: must be one of 'cat', 'dog'"]),
+        ([], ["body: must be a JSON object"]),
+        (5, ["body: must be a JSON object"]),
+        ({"kindOf": "cat", "name": "", "n" * 5000: 1}, ["n" * 100 + ": is not a field of this request"]),
+    ],
+)  # fmt: skip
+def test_the_field_is_named_as_the_caller_wrote_it_and_its_value_is_not_quoted(given: object, texts: list[str]) -> None:
+    assert _texts(given) == texts

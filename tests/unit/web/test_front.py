@@ -1,0 +1,161 @@
+"""web/front.py: a correlation id, errors rendered, one line in the log, and nothing raised."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+from structlog.testing import capture_logs
+
+from aiwm.errors import AnswerBroken, ClientGone, Invalid
+from aiwm.web.front import Front
+
+
+class _Asked:
+    """One request to an application that does `work`, and what came of it."""
+
+    def __init__(self) -> None:
+        self.sent: list[Message] = []
+        self.logs: list[Any] = []
+
+    async def run(self, work: Any, *, headers: list[tuple[bytes, bytes]] | None = None, **scope: Any) -> _Asked:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await work(scope, send)
+
+        async def receive() -> Message:
+            raise AssertionError("nobody reads here")
+
+        async def send(message: Message) -> None:
+            self.sent.append(message)
+
+        request = {
+            "type": "http",
+            "method": "GET",
+            "path": "/models",
+            "query_string": b"key=sk-1",
+            "headers": headers or [],
+        }
+        with capture_logs() as self.logs:
+            await Front(app)(request | scope, receive, send)
+        return self
+
+    @property
+    def headers(self) -> dict[bytes, bytes]:
+        return dict(self.sent[0]["headers"])
+
+    @property
+    def line(self) -> Any:
+        [line] = [line for line in self.logs if line["event"] == "request"]
+        return line
+
+
+async def _answers(_: Scope, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]})
+    await send({"type": "http.response.body", "body": b"hello"})
+
+
+def _raises(error: Exception, *, after_the_start: bool = False) -> Any:
+    async def work(_: Scope, send: Send) -> None:
+        if after_the_start:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise error
+
+    return work
+
+
+async def test_an_answer_passes_with_the_correlation_id_added() -> None:
+    asked = await _Asked().run(_answers)
+    assert asked.sent[1] == {"type": "http.response.body", "body": b"hello"}
+    assert asked.headers[b"a"] == b"b"
+    assert asked.headers[b"x-correlation-id"].decode() == asked.line["correlation_id"]
+
+
+async def test_two_requests_have_two_correlation_ids() -> None:
+    ids = {(await _Asked().run(_answers)).headers[b"x-correlation-id"] for _ in range(5)}
+    assert len(ids) == 5
+
+
+async def test_the_callers_own_correlation_id_is_kept() -> None:
+    asked = await _Asked().run(_raises(Invalid("no")), headers=[(b"x-correlation-id", b"order-42:7")])
+    assert asked.headers[b"x-correlation-id"] == b"order-42:7"
+    assert json.loads(asked.sent[1]["body"])["correlationId"] == asked.line["correlation_id"] == "order-42:7"
+
+
+@pytest.mark.parametrize("given", [b"", b"a b", b"x" * 129, b"a\tb", b"\xff", b'"', b"<script>"])
+async def test_a_correlation_id_that_can_not_be_logged_is_replaced(given: bytes) -> None:
+    asked = await _Asked().run(_answers, headers=[(b"x-correlation-id", given)])
+    assert asked.headers[b"x-correlation-id"] != given
+    assert len(asked.headers[b"x-correlation-id"]) == 24
+
+
+async def test_an_error_of_ours_is_answered_in_its_shape() -> None:
+    asked = await _Asked().run(_raises(Invalid("That is wrong")))
+    assert asked.sent[0]["status"] == 400
+    assert json.loads(asked.sent[1]["body"])["message"] == "That is wrong"
+    assert asked.headers[b"x-aiwm-error"] == b"gateway"
+    assert [line["event"] for line in asked.logs] == ["request"]
+
+
+async def test_an_error_nobody_thought_of_is_answered_without_its_text_and_logged_with_it() -> None:
+    asked = await _Asked().run(_raises(RuntimeError("the secret is sk-1")))
+    assert asked.sent[0]["status"] == 500
+    assert b"sk-1" not in asked.sent[1]["body"]
+    [unexpected] = [line for line in asked.logs if line["event"] == "unexpected error"]
+    assert unexpected["exc_info"]
+    assert unexpected["correlation_id"] == asked.line["correlation_id"]
+
+
+@pytest.mark.parametrize("error", [AnswerBroken(), RuntimeError(), Invalid()])
+async def test_after_the_status_line_nothing_is_added_to_a_broken_answer(error: Exception) -> None:
+    asked = await _Asked().run(_raises(error, after_the_start=True))
+    assert [message["type"] for message in asked.sent] == ["http.response.start"]
+    assert asked.line["status"] == 200
+
+
+async def test_a_caller_who_is_gone_is_not_answered() -> None:
+    asked = await _Asked().run(_raises(ClientGone()))
+    assert asked.sent == []
+    assert (asked.line["status"], asked.line["end"]) == (499, "The client closed the connection")
+
+
+async def test_the_line_says_who_did_what_and_nothing_of_the_query() -> None:
+    async def work(scope: Scope, send: Send) -> None:
+        scope["aiwm"].user_id, scope["aiwm"].org_id, scope["aiwm"].tokens = "mai", "red", 33
+        await _answers(scope, send)
+
+    line = (await _Asked().run(work)).line
+    assert line.pop("ms") >= 0
+    assert len(line.pop("correlation_id")) == 24
+    assert line == {
+        "event": "request", "log_level": "info", "method": "GET", "path": "/models", "status": 200,
+        "user_id": "mai", "org_id": "red", "tokens": 33,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["/a\nb", "/a\x1b[2J", "/a\u2028b", "/a\x9bb", "/\x00", "/\u202eb"])
+async def test_a_path_can_not_begin_another_line_nor_speak_to_the_terminal(path: str) -> None:
+    line = (await _Asked().run(_answers, path=path)).line
+    assert line["path"].isascii()
+    assert line["path"].isprintable()
+
+
+async def test_a_level_above_info_logs_no_requests() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await _answers(scope, send)
+
+    async def nothing(*_: Any) -> Any:
+        return None
+
+    with capture_logs() as logs:
+        await Front(app, log_level=logging.WARNING)(
+            {"type": "http", "method": "GET", "path": "/", "headers": []}, nothing, nothing
+        )
+    assert logs == []
+
+
+async def test_what_is_not_http_is_left_alone() -> None:
+    asked = await _Asked().run(_answers, type="websocket")
+    assert asked.sent == []
