@@ -28,6 +28,9 @@ USING_ITS_MODEL = (
 )
 """States in which the model of a deployment may not be switched off or deleted."""
 
+UNDELETABLE = (DeploymentStatus.DEPLOYING, DeploymentStatus.RUNNING, DeploymentStatus.STOPPING)
+"""States in which something runs that has to end first."""
+
 STARTABLE = (DeploymentStatus.STOPPED, DeploymentStatus.FAILED, DeploymentStatus.ERROR)
 
 
@@ -70,7 +73,7 @@ class Deployment:
             raise WrongState(f'Cannot stop deployment "{self.name}". Current status: {self.status}')
 
     def require_deletable(self) -> None:
-        if self.status in USING_ITS_MODEL:
+        if self.status in UNDELETABLE:
             raise Conflict(
                 f"Cannot delete deployment \"{self.name}\". It is currently in '{self.status}' status. "
                 "Please stop it first."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -105,6 +106,7 @@ MASK = "…"
 """Stands in every masked secret, and in no secret."""
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CREDENTIAL_NAME = re.compile(r"key|token|secret|auth|passw|signature|credential", re.IGNORECASE)
+_SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 FORBIDDEN_HEADERS = frozenset(
@@ -135,6 +137,8 @@ def check_api_config(given: Mapping[str, str], *, kept: Collection[str] = ()) ->
         problems.append("apiConfig.apiKey: the provider's key is required (x-api-key is accepted too)")
     if len(keys) > 1:
         problems.append("apiConfig: give apiKey or x-api-key, not both")
+    headers = Counter(field.lower() for field in (*given, *kept) if field.startswith(HEADER_PREFIX))
+    problems += [f"apiConfig.{header}: is given in two spellings" for header, number in headers.items() if number > 1]
     if problems:
         raise Invalid(problems)
 
@@ -174,7 +178,4 @@ def _problem(field: str, value: str) -> str | None:
 
 
 def _is_seconds(text: str) -> bool:
-    try:
-        return 0.1 <= float(text) <= 86_400
-    except ValueError:
-        return False
+    return bool(_SECONDS.fullmatch(text)) and 0.1 <= float(text) <= 86_400
