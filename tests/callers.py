@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
-import sqlite3
 import struct
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from msgspec.structs import asdict
+
+from aiwm.store.database import Database
+from aiwm.store.ledger import LedgerStore
 from fakes import RawPeer
 from gateway import Caller, Gateway
 
@@ -192,15 +195,27 @@ class Door:
         base: str = "/v1",
         *,
         scheme: str = "http",
+        host: str = "127.0.0.1",
         config: Mapping[str, str] | None = None,
         **more: Any,
     ) -> str:
         return self.gateway.deploy(
-            self.caller, provider, f"{scheme}://127.0.0.1:{port}{base}", config=config or {"apiKey": "sk-key"}, **more
+            self.caller, provider, f"{scheme}://{host}:{port}{base}", config=config or {"apiKey": "sk-key"}, **more
         )
 
     async def line(self) -> Line:
         return await Line.open(self.gateway.port)
+
+    def refusal(self, seen: Seen, deployment: str, path: str) -> tuple[int, str, str]:
+        """Status, phrase and message of an error of ours, whose form is checked."""
+        shown = seen.json
+        assert set(shown) == {"statusCode", "message", "error", "timestamp", "path", "correlationId"}
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", shown["timestamp"])
+        assert (shown["statusCode"], shown["path"]) == (seen.status, self.path(deployment, path))
+        assert shown["correlationId"].encode() == seen.one(b"x-correlation-id")
+        assert seen.one(b"x-aiwm-error") == b"gateway"
+        assert seen.one(b"content-type") == b"application/json; charset=utf-8"
+        return seen.status, shown["error"], shown["message"]
 
     @staticmethod
     def path(deployment: str, path: str) -> str:
@@ -233,7 +248,12 @@ class Door:
     async def rows(self, deployment: str) -> list[dict[str, Any]]:
         """The ledger of a deployment. What has been answered is in it."""
         await asyncio.to_thread(self.deployment, deployment)
-        return ledger_rows(self.gateway.folder, deployment)
+        database = Database(f"sqlite+aiosqlite:///{self.gateway.folder / 'aiwm.db'}")
+        try:
+            found = await LedgerStore(database).of_deployment(self.caller.user["orgId"], deployment)
+        finally:
+            await database.aclose()
+        return [{**asdict(row), **asdict(row.usage)} for row in found]
 
     async def row(self, deployment: str) -> dict[str, Any]:
         """The one row that there must be, at once."""
@@ -281,15 +301,6 @@ async def _sent(line: Line, data: bytes) -> None:
         return  # The gateway need not read what it has refused.
 
 
-def ledger_rows(folder: Path, deployment: str) -> list[dict[str, Any]]:
-    with closing(sqlite3.connect(f"file:{folder / 'aiwm.db'}?mode=ro", uri=True)) as database:
-        database.row_factory = sqlite3.Row
-        found = database.execute(
-            "SELECT * FROM ledger WHERE deployment_id = ? ORDER BY started_at, request_id", (deployment,)
-        )
-        return [dict(row) for row in found]
-
-
 async def eventually(look: Callable[[], Awaitable[Any]]) -> Any:
     """What `look` gives once it gives something."""
     deadline = time.monotonic() + PATIENCE
@@ -322,11 +333,3 @@ def answering_once(*pieces: bytes) -> Script:
             await asyncio.sleep(0)
 
     return script
-
-
-@asynccontextmanager
-async def within(seconds: float) -> AsyncIterator[None]:
-    """A promise about time, as far as a busy machine can keep one."""
-    began = time.monotonic()
-    yield
-    assert time.monotonic() - began < seconds

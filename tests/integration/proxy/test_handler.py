@@ -438,16 +438,6 @@ async def test_the_path_is_put_behind_the_base_with_one_slash_and_one_version(
 # -- who may call, and what
 
 
-def refusal(seen: Any, path: str) -> tuple[int, Any, Any]:
-    """Status, message and phrase of an error of ours, whose form is checked."""
-    assert set(seen.json) == {"statusCode", "message", "error", "timestamp", "path", "correlationId"}
-    assert seen.json["statusCode"] == seen.status
-    assert seen.json["path"] == path
-    assert seen.one(b"x-aiwm-error") == b"gateway"
-    assert seen.one(b"x-correlation-id") == seen.json["correlationId"].encode()
-    return seen.status, seen.json["message"], seen.json["error"]
-
-
 @pytest.mark.parametrize(
     "credential",
     [
@@ -464,7 +454,7 @@ async def test_a_caller_without_a_good_token_is_told_nothing(door: Door, credent
         deployment = door.deploy(server.port)
         for asked in (deployment, "0" * 24, "not-an-id"):
             seen = await door.call(asked, "v1/models", credential=credential)
-            assert refusal(seen, door.path(asked, "v1/models")) == (401, "Unauthorized", "Unauthorized")
+            assert door.refusal(seen, asked, "v1/models") == (401, "Unauthorized", "Unauthorized")
             assert seen.one(b"www-authenticate") == b"Bearer"
         assert server.peers == []
 
@@ -475,7 +465,7 @@ async def test_a_deployment_of_others_looks_like_one_that_is_not_there(door: Doo
         for asked in (deployment, "0123456789abcdef01234567"):
             seen = await other_tenant.call(asked, "x")
             text = f"Deployment with ID {asked} not found"
-            assert refusal(seen, door.path(asked, "x")) == (404, text, "Not Found")
+            assert door.refusal(seen, asked, "x") == (404, "Not Found", text)
         assert server.peers == []
 
 
@@ -500,7 +490,8 @@ async def test_a_stopped_deployment_says_so_until_it_is_started_again(door: Door
         deployment = door.deploy(server.port)
         assert door.caller.http.post(f"/deployments/{deployment}/stop").status_code == 200
         text = "Deployment is not running. Current status: stopped"
-        assert refusal(await door.call(deployment, "x"), door.path(deployment, "x")) == (400, text, "Bad Request")
+        seen = await door.call(deployment, "x")
+        assert door.refusal(seen, deployment, "x") == (400, "Bad Request", text)
         assert server.peers == []
         assert door.caller.http.post(f"/deployments/{deployment}/start").status_code == 200
         assert (await door.call(deployment, "x")).status == 200
