@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Protocol, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
@@ -83,9 +83,8 @@ class UpstreamResponse:
 
 
 class Owner(Protocol):
-    """Whom a connection tells: that it is open, that it may carry another request, and, once, that it is gone."""
+    """Whom a connection tells that it may carry another request and, in the end, that it is gone."""
 
-    def opened(self, connection: Connection) -> None: ...
     def keep(self, connection: Connection) -> None: ...
     def gone(self, connection: Connection) -> None: ...
 
@@ -162,7 +161,7 @@ class Connection(asyncio.Protocol):
     ) -> UpstreamResponse:
         """Send one request and wait for the head of its answer. If this raises, the connection is closed."""
         transport = self._transport
-        if transport is None:
+        if transport is None or transport.is_closing():
             raise UpstreamUnreachable
         answer = self._answer = UpstreamResponse(self)
         self._timeouts = timeouts
@@ -233,7 +232,8 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
         self._stop_upload()
-        transport.abort()
+        # Not at once: asyncio's TLS stumbles if this comes out of one of its own callbacks.
+        self._loop.call_soon(transport.abort)
 
     # How an exchange ends before its end.
 
@@ -354,7 +354,6 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._owner.opened(self)
 
     def data_received(self, data: bytes) -> None:
         transport, answer = self._transport, self._answer
@@ -430,16 +429,31 @@ class Connection(asyncio.Protocol):
         elif self._untaken <= HIGH_WATER:
             self._expect(self._timeouts.idle)
         elif not self._paused:
-            self._paused = True
             self._deadline = _NEVER  # It is the client that keeps everybody waiting.
-            transport.pause_reading()
+            self._hold_back(transport)
+
+    # A TLS transport that is paused goes on taking bytes in, up to a limit, and uvloop's throws them away if the
+    # connection ends meanwhile. So while we pause, the limit is one byte, and the end stays behind the data. It is
+    # raised again only when what was taken in has been handed to us, which happens in the loop's next round.
+
+    def _hold_back(self, transport: asyncio.Transport) -> None:
+        self._paused = True
+        transport.pause_reading()
+        if limit := getattr(transport, "set_read_buffer_limits", None):
+            limit(high=1)
 
     def _resumed(self) -> bool:
         if not self._paused or self._transport is None or self._transport.is_closing():
             return False
         self._paused = False
         self._transport.resume_reading()
+        if limit := getattr(self._transport, "set_read_buffer_limits", None):
+            self._loop.call_soon(self._take_in, limit)
         return True
+
+    def _take_in(self, limit: Callable[[], None]) -> None:
+        if self._transport is not None and not self._paused:
+            limit()
 
     # The parser's callbacks. What they raise comes out of feed_data as an HttpParserError.
 

@@ -69,19 +69,36 @@ class Dialer:
 
     async def _connect(self, origin: Origin, address: str, protocol: Callable[[], _P]) -> _P:
         loop = asyncio.get_running_loop()
-        if origin.scheme == "https":
-            if self._tls is None:
-                self._tls = _verifying_context()
-            # Certificates are written without the dot that ends an absolute name.
-            name = origin.host.rstrip(".")
-            transport, connected = await loop.create_connection(
-                protocol, address, origin.port, ssl=self._tls, server_hostname=name
-            )
-        else:
-            transport, connected = await loop.create_connection(protocol, address, origin.port)
-        if not transport.is_closing():
-            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if origin.scheme != "https":
+            plain, connected = await loop.create_connection(protocol, address, origin.port)
+            _keep_alive(plain)
+            return connected
+        raw, _ = await loop.create_connection(asyncio.Protocol, address, origin.port)
+        try:
+            _keep_alive(raw)
+            connected = protocol()
+            connected.connection_made(await self._wrapped(raw, connected, origin.host))
+        except BaseException:
+            raw.abort()
+            raise
         return connected
+
+    async def _wrapped(self, raw: asyncio.Transport, protocol: asyncio.Protocol, host: str) -> asyncio.Transport:
+        """TLS as a step of its own: uvloop's create_connection, cancelled at the wrong moment, goes on with it."""
+        if self._tls is None:
+            self._tls = _verifying_context()
+        # Certificates are written without the dot that ends an absolute name.
+        name = host.rstrip(".")
+        tls = await asyncio.get_running_loop().start_tls(raw, protocol, self._tls, server_hostname=name)
+        if tls is None or tls.is_closing():
+            raise ConnectionResetError
+        return tls
+
+
+def _keep_alive(transport: asyncio.Transport) -> None:
+    if transport.is_closing():
+        raise ConnectionResetError
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def _verifying_context() -> ssl.SSLContext:

@@ -29,6 +29,13 @@ class Pool:
                 return connection
         return None
 
+    def add(self, connection: Connection) -> None:
+        """A new one, which is about to be used."""
+        if self._emptied is not None:
+            connection.close()
+        elif connection.usable:  # Or it has been closed already, and nobody will tell us again.
+            self._all.add(connection)
+
     async def aclose(self) -> None:
         """Close every connection, whatever it is doing, and wait until the last one is gone."""
         if self._emptied is None:
@@ -39,11 +46,6 @@ class Pool:
             await asyncio.shield(self._emptied)
 
     # What a connection calls.
-
-    def opened(self, connection: Connection) -> None:
-        self._all.add(connection)
-        if self._emptied is not None:
-            connection.close()
 
     def keep(self, connection: Connection) -> None:
         idle = self._idle.setdefault(connection.origin, {})

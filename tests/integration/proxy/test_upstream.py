@@ -768,32 +768,38 @@ async def test_a_slow_client_holds_the_provider_back_and_is_not_taken_for_a_sile
         assert len(await whole(response)) == size
 
 
-@pytest.mark.parametrize("scheme", ["http", "https"])
-@pytest.mark.parametrize("framing", [b"connection: close\r\ncontent-length: %d\r\n", b"x-bytes: %d\r\n"])
-@pytest.mark.parametrize("excess", [5_000, 50_000, 200_000, 600_000, 3_000_000])
+@pytest.mark.parametrize("ends", ["plain", "signed", "unsigned"])
+@pytest.mark.parametrize("excess", [20_000, 100_000, 300_000, 3_000_000])
 async def test_a_slow_client_gets_all_that_came_before_the_provider_closed(
     make_client: MakeClient,
     server_tls: ssl.SSLContext,
     client_tls: ssl.SSLContext,
-    scheme: str,
-    framing: bytes,
+    ends: str,
     excess: int,
 ) -> None:
     body = bytes(range(256)) * ((HIGH_WATER + excess) // 256)
-    sent = asyncio.Event()
+    head = OK + b"connection: close\r\n" + (b"" if ends == "signed" else b"content-length: %d\r\n" % len(body))
 
-    async def script(peer: RawPeer) -> None:
-        await peer.read_request()
-        writing = asyncio.create_task(peer.write(OK + framing % len(body) + b"\r\n" + body))
-        await asyncio.wait([writing], timeout=0.3)
-        sent.set()
-        await writing
+    def serve() -> None:
+        # Asyncio's TLS waits for an answer to its close_notify; this is a server that closes at once, as most do.
+        accepted, _ = listening.accept()
+        sock = accepted if ends == "plain" else server_tls.wrap_socket(accepted, server_side=True)
+        sock.recv(65536)
+        sock.sendall(head + b"\r\n" + body)
+        if isinstance(sock, ssl.SSLSocket) and ends == "signed":
+            sock.setblocking(False)
+            with contextlib.suppress(ssl.SSLWantReadError):
+                sock.unwrap()
+        sock.close()
 
-    async with RawServer(script, tls=server_tls if scheme == "https" else None) as server:
-        response = await make_client(scheme=scheme, tls=client_tls).post(server.port)
-        await sent.wait()
-        await asyncio.sleep(0.05)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        serving = asyncio.get_running_loop().run_in_executor(None, serve)
+        client = make_client(scheme="http" if ends == "plain" else "https", tls=client_tls)
+        response = await client.post(listening.getsockname()[1])
+        # The end, if it fits into the kernel's buffers, is there before the first piece is taken.
+        await asyncio.wait([serving], timeout=0.2)
         assert await whole(response) == body
+        await serving
 
 
 # Uploads in pieces

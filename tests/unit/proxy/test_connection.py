@@ -60,9 +60,6 @@ class Owner:
     def __init__(self) -> None:
         self.told: list[str] = []
 
-    def opened(self, connection: Connection) -> None:
-        self.told.append("opened")
-
     def keep(self, connection: Connection) -> None:
         self.told.append("keep")
 
@@ -177,7 +174,7 @@ async def test_an_answer_that_ends_before_its_end_is_never_taken_for_a_whole_one
         assert b"".join(pieces).startswith(body)
         response.release()
     await line.drop()
-    assert line.owner.told == ["opened", "gone"]
+    assert line.owner.told == ["gone"]
 
 
 @settings(deadline=None, max_examples=80)
@@ -217,7 +214,7 @@ async def test_one_connection_carries_many_answers() -> None:
         assert response.headers == [(b"x-number", b"%d" % number), (b"content-length", b"1")]
         assert await whole(response) == b"%d" % number
         response.release()
-    assert line.owner.told == ["opened", "keep", "keep", "keep"]
+    assert line.owner.told == ["keep", "keep", "keep"]
     await line.drop()
 
 
@@ -235,7 +232,7 @@ async def test_a_second_release_does_not_touch_the_next_answer() -> None:
     assert await whole(second) == b"hi"
     second.release()
     first.release()
-    assert line.owner.told == ["opened", "keep", "keep"]
+    assert line.owner.told == ["keep", "keep"]
     await line.drop()
 
 
@@ -355,7 +352,7 @@ async def test_a_complete_answer_that_was_held_back_leaves_the_connection_readin
     assert response.complete
     response.release()
     assert line.transport.reading
-    assert line.owner.told == ["opened", "keep"]
+    assert line.owner.told == ["keep"]
     await line.drop()
 
 
@@ -373,7 +370,7 @@ async def test_what_arrived_is_delivered_before_the_failure_is_told() -> None:
         await response.next()
     response.release()
     response.release()
-    assert line.owner.told == ["opened", "gone"]
+    assert line.owner.told == ["gone"]
 
 
 async def test_spaces_around_a_header_value_are_not_part_of_it_and_its_bytes_are() -> None:
@@ -389,3 +386,30 @@ async def test_spaces_around_a_header_value_are_not_part_of_it_and_its_bytes_are
         (b"content-length", b"0"),
     ]
     await line.drop()
+
+
+@pytest.mark.parametrize(("seconds", "stale"), [(0.0, True), (1.9, True), (2.1, False), (300.0, False)])
+async def test_only_a_connection_that_ends_at_once_and_unheard_was_dead_before_the_request(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, stale: bool
+) -> None:
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    monkeypatch.setattr(loop, "time", lambda: now)
+    line = Line()
+    task = await line.ask()
+    now += seconds
+    line.transport.lost(ConnectionResetError())
+    with pytest.raises(UpstreamUnreachable) as caught:
+        await task
+    assert caught.value.reached
+    assert line.connection.stale is stale
+
+
+async def test_a_connection_that_has_said_something_was_not_dead_before_the_request() -> None:
+    line = Line()
+    task = await line.ask()
+    line.feed(b"H")
+    line.transport.lost(ConnectionResetError())
+    with pytest.raises(UpstreamUnreachable):
+        await task
+    assert not line.connection.stale
