@@ -8,7 +8,7 @@ from enum import StrEnum
 import msgspec
 
 
-class Usage(msgspec.Struct, frozen=True):
+class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     """Tokens of one answer. The parts are contained in the totals; a part that nobody reported is 0."""
 
     input_tokens: int = 0
@@ -18,9 +18,20 @@ class Usage(msgspec.Struct, frozen=True):
     cache_read_tokens: int = 0
     """Part of the input."""
     cache_write_tokens: int = 0
-    """Part of the input."""
+    """Part of the input, whatever its lifetime."""
+    cache_write_1h_tokens: int = 0
+    """Part of the cache writes: those that are kept for an hour instead of five minutes."""
     reasoning_tokens: int = 0
     """Part of the output."""
+    input_audio_tokens: int = 0
+    output_audio_tokens: int = 0
+    input_image_tokens: int = 0
+    output_image_tokens: int = 0
+
+    @property
+    def fresh_tokens(self) -> int:
+        """Input that came from no cache and went into none."""
+        return max(0, self.input_tokens - self.cache_read_tokens - self.cache_write_tokens)
 
     @property
     def total_tokens(self) -> int:
@@ -45,7 +56,7 @@ class Source(StrEnum):
     NONE = "none"
 
 
-class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
+class UsageRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One inference request that reached a provider. Times are milliseconds; `started_at` since the epoch.
 
     A struct and no dataclass: two are made and written as JSON for each request, and it is several times cheaper.
@@ -61,6 +72,8 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
     provider_request_id: str | None
     model_asked: str | None
     model_answered: str | None
+    service_tier: str | None = None
+    """As the provider says it served the request; it decides the price."""
     status: int | None
     """Of the provider's answer; None when there was none."""
     streamed: bool

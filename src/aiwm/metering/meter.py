@@ -12,7 +12,6 @@ from typing import Protocol
 
 import structlog
 
-from aiwm.domain.ids import new_request_id
 from aiwm.domain.times import Clock
 from aiwm.domain.usage import End, Source, Usage, UsageRow
 from aiwm.domain.users import Principal
@@ -54,6 +53,7 @@ class Meter:
         target: Target,
         principal: Principal,
         *,
+        request_id: str,
         correlation_id: str,
         asked: str | None,
         book: Book,
@@ -64,7 +64,7 @@ class Meter:
         self._correlation_id = correlation_id
         self._asked = asked
         self._book = book
-        self._request_id = new_request_id()
+        self._request_id = request_id
         self._started_at = clock()
         self._began = time.perf_counter()
         self._first_byte: float | None = None

@@ -18,6 +18,9 @@ from aiwm.providers.base import Path, UsageFields
 _MAX_RAW = 4096
 """Bytes of a usage object that are kept as the provider wrote it; a real one has a tenth of that."""
 
+_COUNTS = Usage.__struct_fields__
+"""`UsageFields` has paths under the same names."""
+
 _top_level = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _text = msgspec.json.Decoder(str).decode
@@ -65,13 +68,8 @@ class Reading:
 
     @property
     def usage(self) -> Usage:
-        fields = self._fields
         return Usage(
-            input_tokens=self._sum(fields.input_tokens),
-            output_tokens=self._sum(fields.output_tokens),
-            cache_read_tokens=self._sum(fields.cache_read_tokens),
-            cache_write_tokens=self._sum(fields.cache_write_tokens),
-            reasoning_tokens=self._sum(fields.reasoning_tokens),
+            **{name: self._sum(getattr(self._fields, name)) for name in _COUNTS if getattr(self._fields, name)}
         )
 
     def _object(self, top: dict[str, msgspec.Raw]) -> None:

@@ -28,9 +28,16 @@ class UsageFields:
     """All tokens written, reasoning included."""
     cache_read_tokens: Sequence[Path] = ()
     cache_write_tokens: Sequence[Path] = ()
+    cache_write_1h_tokens: Sequence[Path] = ()
     reasoning_tokens: Sequence[Path] = ()
+    input_audio_tokens: Sequence[Path] = ()
+    output_audio_tokens: Sequence[Path] = ()
+    input_image_tokens: Sequence[Path] = ()
+    output_image_tokens: Sequence[Path] = ()
     model: Sequence[Path] = (("model",),)
     """Where the name of the model that answered stands; the first found wins."""
+    service_tier: Sequence[Path] = ()
+    """Where the tier stands that the request was served in; the last found wins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

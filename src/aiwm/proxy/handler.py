@@ -90,6 +90,7 @@ class Inference:
         meter = Meter(
             target,
             principal,
+            request_id=facts.request_id,
             correlation_id=facts.correlation_id,
             asked=asked,
             book=self._book,

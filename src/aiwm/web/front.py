@@ -25,7 +25,10 @@ _log = structlog.get_logger("aiwm.request")
 class Facts:
     """What is known of a request: `scope["aiwm"]`. The rooms that learn something write it here for the log line."""
 
+    request_id: str
+    """Ours, and new for each request."""
     correlation_id: str
+    """The caller's own, when it sent one that can be logged and sent back; else the request's id."""
     user_id: str | None = None
     org_id: str | None = None
     acting_for: str | None = None
@@ -46,7 +49,8 @@ class Front:
         if scope["type"] != "http":
             return
         began = time.perf_counter()
-        facts = scope["aiwm"] = Facts(_correlation_id(scope["headers"]))
+        request_id = new_request_id()
+        facts = scope["aiwm"] = Facts(request_id, _correlation_id(scope["headers"]) or request_id)
         header = (b"x-correlation-id", facts.correlation_id.encode("latin-1"))
         status = 0
 
@@ -75,16 +79,15 @@ class Front:
                 _log.info("request", **_line(scope, facts, status, time.perf_counter() - began))
 
 
-def _correlation_id(headers: list[tuple[bytes, bytes]]) -> str:
-    """The caller's own, when it is one that can be logged and sent back; else a new one."""
+def _correlation_id(headers: list[tuple[bytes, bytes]]) -> str | None:
     for name, value in headers:
         if name == b"x-correlation-id" and _SAFE_ID.fullmatch(value):
             return value.decode("ascii")
-    return new_request_id()
+    return None
 
 
 def _printable(path: str) -> str:
-    """A path can't begin another line, nor speak to the terminal that the log is read on."""
+    """The path is the caller's: what a terminal would take for a command, or a reader for another line, is escaped."""
     return path if path.isprintable() else quote(path)
 
 

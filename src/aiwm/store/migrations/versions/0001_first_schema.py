@@ -16,33 +16,26 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("deployment_id", name="pk_deployment_totals"),
     )
     op.create_table(
-        "ledger",
-        sa.Column("request_id", sa.String(length=24), nullable=False),
-        sa.Column("correlation_id", sa.String(length=128), nullable=False),
+        "ledger_labels",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("digest", sa.LargeBinary(length=16), nullable=False),
         sa.Column("org_id", sa.String(length=255), nullable=False),
         sa.Column("user_id", sa.String(length=255), nullable=False),
         sa.Column("deployment_id", sa.String(length=24), nullable=False),
         sa.Column("model_id", sa.String(length=24), nullable=False),
         sa.Column("provider", sa.String(length=100), nullable=False),
-        sa.Column("provider_request_id", sa.String(length=200), nullable=True),
         sa.Column("model_asked", sa.String(length=200), nullable=True),
         sa.Column("model_answered", sa.String(length=200), nullable=True),
+        sa.Column("service_tier", sa.String(length=50), nullable=True),
         sa.Column("status", sa.Integer(), nullable=True),
         sa.Column("streamed", sa.Boolean(), nullable=False),
-        sa.Column("started_at", sa.BigInteger(), nullable=False),
-        sa.Column("first_byte_ms", sa.Integer(), nullable=True),
-        sa.Column("total_ms", sa.BigInteger(), nullable=False),
         sa.Column("end", sa.String(length=16), nullable=False),
         sa.Column("source", sa.String(length=16), nullable=False),
-        sa.Column("input_tokens", sa.BigInteger(), nullable=False),
-        sa.Column("output_tokens", sa.BigInteger(), nullable=False),
-        sa.Column("cache_read_tokens", sa.BigInteger(), nullable=False),
-        sa.Column("cache_write_tokens", sa.BigInteger(), nullable=False),
-        sa.Column("reasoning_tokens", sa.BigInteger(), nullable=False),
-        sa.Column("raw_usage", sa.Text(), nullable=True),
-        sa.PrimaryKeyConstraint("request_id", name="pk_ledger"),
+        sa.PrimaryKeyConstraint("id", name="pk_ledger_labels"),
+        sa.UniqueConstraint("digest", name="uq_ledger_labels_digest"),
     )
-    op.create_index("ix_ledger_deployment_id_started_at", "ledger", ["deployment_id", "started_at"], unique=False)
+    op.create_index("ix_ledger_labels_deployment_id", "ledger_labels", ["deployment_id"], unique=False)
+    op.create_index("ix_ledger_labels_org_id", "ledger_labels", ["org_id"], unique=False)
     op.create_table(
         "models",
         sa.Column("id", sa.String(length=24), nullable=False),
@@ -106,6 +99,31 @@ def upgrade() -> None:
     )
     op.create_index("ix_deployments_model_id", "deployments", ["model_id"], unique=False)
     op.create_index("ix_deployments_org_id_created_at", "deployments", ["org_id", "created_at"], unique=False)
+    op.create_table(
+        "ledger",
+        sa.Column("request_id", sa.LargeBinary(length=12), nullable=False),
+        sa.Column("labels_id", sa.Integer(), nullable=False),
+        sa.Column("correlation_id", sa.String(length=128), nullable=True),
+        sa.Column("provider_request_id", sa.String(length=200), nullable=True),
+        sa.Column("started_at", sa.BigInteger(), nullable=False),
+        sa.Column("first_byte_ms", sa.Integer(), nullable=True),
+        sa.Column("total_ms", sa.BigInteger(), nullable=False),
+        sa.Column("input_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("output_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("cache_read_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("cache_write_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("cache_write_1h_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("reasoning_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("input_audio_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("output_audio_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("input_image_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("output_image_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("raw_usage", sa.Text(), nullable=True),
+        sa.ForeignKeyConstraint(["labels_id"], ["ledger_labels.id"], name="fk_ledger_labels_id"),
+        sa.PrimaryKeyConstraint("request_id", name="pk_ledger"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("ix_ledger_labels_id_request_id", "ledger", ["labels_id", "request_id"], unique=False)
     op.create_table(
         "users",
         sa.Column("id", sa.String(length=24), nullable=False),
