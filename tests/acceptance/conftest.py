@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -49,25 +49,32 @@ class Deploy(Protocol):
     ) -> Deployed: ...
 
 
-@pytest.fixture(scope="module")
-def admin(gateway: Gateway) -> Caller:
-    return gateway.login()
+@pytest.fixture(scope="session")
+def shared_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """AIWM for all tests that bring a deployment of their own: starting it takes longer than they do."""
+    with Gateway(tmp_path_factory.mktemp("aiwm"), "--demo", AIWM_PRIVATE_UPSTREAMS="127.0.0.1") as running:
+        yield running
 
 
-@pytest.fixture(scope="module")
-def simulator(gateway: Gateway) -> str:
+@pytest.fixture(scope="session")
+def admin(shared_gateway: Gateway) -> Caller:
+    return shared_gateway.login()
+
+
+@pytest.fixture(scope="session")
+def simulator(shared_gateway: Gateway) -> str:
     """The address of the simulated provider."""
-    return f"http://127.0.0.1:{gateway.simulator_port}"
+    return f"http://127.0.0.1:{shared_gateway.simulator_port}"
 
 
 @pytest.fixture
-def deploy(gateway: Gateway, admin: Caller, simulator: str) -> Deploy:
+def deploy(shared_gateway: Gateway, admin: Caller, simulator: str) -> Deploy:
     """Deploys a model of the simulated provider, or of the one at `endpoint`."""
 
     def deployed(
         provider: str, endpoint: str = "", *, model: str = "the-model", config: Mapping[str, str] | None = None
     ) -> Deployed:
-        deployment_id = gateway.deploy(admin, provider, endpoint or simulator, model=model, config=config)
-        return Deployed(deployment_id, gateway.inference(deployment_id), admin)
+        deployment_id = shared_gateway.deploy(admin, provider, endpoint or simulator, model=model, config=config)
+        return Deployed(deployment_id, shared_gateway.inference(deployment_id), admin)
 
     return deployed

@@ -179,9 +179,11 @@ def test_a_provider_key_that_is_wrong_is_the_providers_own_error(deploy: Deploy)
     assert deployed.used == (1, 0)
 
 
-def test_a_deployment_that_is_not_there_is_not_found(gateway: Gateway, deployed: Deployed) -> None:
+def test_a_deployment_that_is_not_there_is_not_found(shared_gateway: Gateway, deployed: Deployed) -> None:
     with (
-        anthropic.Anthropic(base_url=gateway.inference("0" * 24), api_key=deployed.token, max_retries=0) as client,
+        anthropic.Anthropic(
+            base_url=shared_gateway.inference("0" * 24), api_key=deployed.token, max_retries=0
+        ) as client,
         pytest.raises(anthropic.NotFoundError) as caught,
     ):
         client.messages.create(**ASKED)

@@ -140,8 +140,8 @@ def test_a_provider_key_that_is_wrong_is_the_providers_own_error(deploy: Deploy)
     assert deployed.used == (1, 0)
 
 
-def test_a_deployment_that_is_not_there_is_not_found(gateway: Gateway, deployed: Deployed) -> None:
-    client = connected(gateway.inference("0" * 24), deployed.token)
+def test_a_deployment_that_is_not_there_is_not_found(shared_gateway: Gateway, deployed: Deployed) -> None:
+    client = connected(shared_gateway.inference("0" * 24), deployed.token)
     with pytest.raises(errors.ClientError, match=r"Deployment with ID 0{24} not found") as caught:
         client.models.generate_content(**ASKED)
     client.close()

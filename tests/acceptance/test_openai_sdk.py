@@ -197,9 +197,11 @@ def test_a_provider_key_that_is_wrong_is_the_providers_own_error(deploy: Deploy)
     assert deployed.used == (1, 0)
 
 
-def test_a_deployment_that_is_not_there_is_not_found(gateway: Gateway, deployed: Deployed) -> None:
+def test_a_deployment_that_is_not_there_is_not_found(shared_gateway: Gateway, deployed: Deployed) -> None:
     with (
-        openai.OpenAI(base_url=f"{gateway.inference('0' * 24)}/v1", api_key=deployed.token, max_retries=0) as client,
+        openai.OpenAI(
+            base_url=f"{shared_gateway.inference('0' * 24)}/v1", api_key=deployed.token, max_retries=0
+        ) as client,
         pytest.raises(openai.NotFoundError) as caught,
     ):
         client.chat.completions.create(**CHAT)
@@ -270,7 +272,7 @@ def test_a_provider_that_never_answers_is_our_504(deploy: Deploy) -> None:
     assert deployed.used == (1, 0)
 
 
-def test_a_provider_that_is_not_there_is_our_502(gateway: Gateway, deploy: Deploy) -> None:
+def test_a_provider_that_is_not_there_is_our_502(deploy: Deploy) -> None:
     deployed = deploy("openai", "http://127.0.0.1:1")
     with (
         openai.OpenAI(base_url=f"{deployed.url}/v1", api_key=deployed.token, max_retries=0) as client,
