@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from aiwm.domain.pages import Page, PageQuery
 from aiwm.domain.times import Clock
 from aiwm.domain.users import Principal, Role
 from aiwm.errors import Conflict, Forbidden, Invalid, NotFound, WrongState
-from aiwm.store.models import ModelStore
+from aiwm.store.models import InTheWay, ModelStore
 from aiwm.wire.urls import base_url
 
 
@@ -150,9 +150,9 @@ class Models:
     async def _retire(self, verb: str, before: Model, after: Model, *, deleted_at: int | None = None) -> None:
         in_the_way, changed = await self._store.retire(before, after, deleted_at=deleted_at)
         if in_the_way:
-            named = ", ".join(f"{name} (ID: {id_})" for id_, name in in_the_way)
             raise Conflict(
-                f"Cannot {verb} model. It is currently being used by the following active deployments: {named}"
+                f"Cannot {verb} model. It is currently being used by the following active deployments: "
+                f"{_named(in_the_way, before.org_id)}"
             )
         if not changed:
             raise Conflict(f'Model "{before.name}" was changed by someone else at the same time; try again')
@@ -164,7 +164,13 @@ class Models:
 
     def _sealed(self, principal: Principal, given: Mapping[str, str], stored: ApiConfig) -> ApiConfig:
         """What is stored of a given apiConfig. A secret given in its masked form stays the stored one."""
-        kept = {name: value for name, value in stored.items() if given.get(name) == _shown(value)}
+        kept = {
+            name: value
+            for name, value in stored.items()
+            if given.get(name) == _shown(value)
+            # Who may refer to a variable means it anew: a reference has no other form to be given again in.
+            and not (principal.is_universe_owner and isinstance(value, str) and is_env_reference(value))
+        }
         fresh = {name: value for name, value in given.items() if name not in kept}
         check_api_config(fresh, kept=kept)
         if not principal.is_universe_owner and any(is_env_reference(value) for value in fresh.values()):
@@ -173,6 +179,13 @@ class Models:
             name: self._seal(value) if is_secret(name) and not is_env_reference(value) else value
             for name, value in fresh.items()
         }
+
+
+def _named(deployments: Sequence[InTheWay], org_id: str) -> str:
+    """Those of other organizations, which may deploy a public model, are counted and not named."""
+    own = [f"{deployment.name} (ID: {deployment.id})" for deployment in deployments if deployment.org_id == org_id]
+    foreign = len(deployments) - len(own)
+    return ", ".join([*own, *([f"{foreign} of other organizations"] if foreign else [])])
 
 
 def _shown(value: str | Sealed) -> str:

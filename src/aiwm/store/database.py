@@ -12,9 +12,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event, text
+import structlog
+from sqlalchemy import URL, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -28,25 +29,35 @@ BUSY_SECONDS = 5
 _MIGRATION_LOCK = 4_120_240_419
 """PostgreSQL advisory lock: two programs started at once migrate one after the other."""
 
+_REMEDY = "set AIWM_DATA_DIR or AIWM_DATABASE_URL to a place that AIWM can write to"
+
+_log = structlog.get_logger(__name__)
+
 
 class Database:
     def __init__(self, url: str) -> None:
-        self._url = make_url(url)
+        """Raises StartError when the URL can't be read, or the file of SQLite not be made."""
+        self._url = _read(url)
         self._sqlite = self._url.get_backend_name() == "sqlite"
         self._engine = _sqlite_engine(url) if self._sqlite else _postgresql_engine(url)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that changes nothing. Raises Unavailable when the database does not answer."""
-        async with _translated(), self._engine.begin() as connection:
+        async with _logged(), self._transaction("BEGIN") as connection:
             yield connection
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that is all done or not at all. Raises Unavailable when the database does not answer."""
+        async with _logged(), self._transaction("BEGIN IMMEDIATE") as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _transaction(self, first_word: str) -> AsyncIterator[AsyncConnection]:
         async with _translated(), self._engine.connect() as connection:
             if self._sqlite:
-                await connection.execution_options(aiwm_begin="BEGIN IMMEDIATE")
+                await connection.execution_options(aiwm_begin=first_word)
             async with connection.begin():
                 yield connection
 
@@ -60,7 +71,7 @@ class Database:
     async def migrate(self) -> None:
         """Brings an older database up to this program. Raises StartError for a newer one, or when none is there."""
         try:
-            async with self.reading() as connection:
+            async with self._transaction("BEGIN") as connection:
                 found = await connection.run_sync(migrations.revision)
             if found == migrations.HEAD:
                 return
@@ -69,12 +80,15 @@ class Database:
                     f"the database {self._shown} is newer than this program (it has revision {found}): "
                     "install the AIWM that made it, or a later one"
                 )
-            async with self.writing() as connection:
+            async with self._transaction("BEGIN IMMEDIATE") as connection:
                 if not self._sqlite:
                     await connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
                 await connection.run_sync(migrations.upgrade)
         except Unavailable as error:
-            raise StartError(f"the database {self._shown} can't be opened: {_reason(error.__cause__)}") from error
+            raise StartError(
+                f"the database {self._shown} can't be opened ({_reason(error.__cause__)}): "
+                "see that it is there and may be written, or set AIWM_DATABASE_URL"
+            ) from error
 
     async def differences(self) -> list[Any]:
         """What separates the database from `tables`; empty when migrations and schema agree. For tests."""
@@ -100,15 +114,36 @@ async def _translated() -> AsyncIterator[None]:
         raise Unavailable from error
 
 
+@asynccontextmanager
+async def _logged() -> AsyncIterator[None]:
+    """The caller is told to try again; why is for the operator."""
+    try:
+        yield
+    except Unavailable as error:
+        if error.__cause__ is not None:
+            _log.warning("the database is not available", reason=_reason(error.__cause__))
+        raise
+
+
+def _read(url: str) -> URL:
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError):
+        # Neither error is quoted: they may hold the password.
+        raise StartError("AIWM_DATABASE_URL is not a URL: postgresql+asyncpg://user:password@host:port/name") from None
+
+
 def _reason(error: BaseException | None) -> str:
     original = getattr(error, "orig", None) or error
     return str(original).splitlines()[0] if str(original) else type(original).__name__
 
 
 def _sqlite_engine(url: str) -> AsyncEngine:
-    path = make_url(url).database
-    if path:
-        Path(path).touch(mode=0o600, exist_ok=True)
+    if path := make_url(url).database:
+        try:
+            Path(path).touch(mode=0o600, exist_ok=True)
+        except OSError as error:
+            raise StartError(f"can't write the database {path} ({error.strerror}): {_REMEDY}") from error
     engine = create_async_engine(url, pool_size=8, max_overflow=0, pool_timeout=BUSY_SECONDS)
 
     @event.listens_for(engine.sync_engine, "connect")
@@ -121,12 +156,18 @@ def _sqlite_engine(url: str) -> AsyncEngine:
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.close()
+        # SQLite's own knows no letters beyond ASCII.
+        connection.create_function("lower", 1, _lower, deterministic=True)
 
     @event.listens_for(engine.sync_engine, "begin")
     def _begin(connection: Any) -> None:
-        connection.exec_driver_sql(connection.get_execution_options().get("aiwm_begin", "BEGIN"))
+        connection.exec_driver_sql(connection.get_execution_options()["aiwm_begin"])
 
     return engine
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
 
 
 def _postgresql_engine(url: str) -> AsyncEngine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -9,6 +10,8 @@ from sqlalchemy import ColumnElement, FromClause, Row, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aiwm.domain.pages import Page, PageQuery
+
+_WILDCARD = re.compile(r"[%_/]")
 
 T = TypeVar("T")
 Columns = Mapping[str, ColumnElement[Any]]
@@ -21,9 +24,11 @@ def matching(
     for name, value in query.equals.items():
         yield fields[name] == value
     if query.search:
-        # autoescape: a % or _ of the caller is a character, not a wildcard.
-        text = query.search.lower()
-        yield or_(*(func.lower(column).contains(text, autoescape=True) for column in searched))
+        # A % or _ of the caller is a character, not a wildcard. Both sides are lowered by the database: Python and
+        # PostgreSQL need not agree on what lower case is.
+        escaped = _WILDCARD.sub(r"/\g<0>", query.search)
+        pattern = func.lower(f"%{escaped}%")
+        yield or_(*(func.lower(column).like(pattern, escape="/") for column in searched))
 
 
 async def page(

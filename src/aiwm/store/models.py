@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import ColumnElement, Row, and_, insert, or_, select, update
@@ -36,6 +36,14 @@ SORTABLE = {
 COUNTED = {"status": models.c.status, "type": models.c.type}
 
 
+class InTheWay(NamedTuple):
+    """A deployment that needs its model."""
+
+    id: str
+    name: str
+    org_id: str
+
+
 class ModelStore:
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -65,16 +73,16 @@ class ModelStore:
 
     async def retire(
         self, before: Model, after: Model, *, deleted_at: int | None = None
-    ) -> tuple[Sequence[tuple[str, str]], bool]:
+    ) -> tuple[Sequence[InTheWay], bool]:
         """Writes `after` (or deletes) only if no deployment that runs needs the model.
 
-        Answers the deployments that stand in the way, as (id, name), and whether the change was made.
+        Answers the deployments that stand in the way, of all organizations, and whether the change was made.
         """
         async with self._database.writing() as connection:
             # The lock that `DeploymentStore.add` and `start` wait for: none can begin to use the model meanwhile.
             await connection.execute(select(models.c.id).where(models.c.id == before.id).with_for_update())
             using = await connection.execute(
-                select(deployments.c.id, deployments.c.name)
+                select(deployments.c.id, deployments.c.name, deployments.c.org_id)
                 .where(
                     deployments.c.model_id == before.id,
                     deployments.c.deleted_at.is_(None),
@@ -82,7 +90,7 @@ class ModelStore:
                 )
                 .order_by(deployments.c.created_at)
             )
-            if in_the_way := [(id_, name) for id_, name in using]:
+            if in_the_way := [InTheWay(*row) for row in using]:
                 return in_the_way, False
             return (), await _change(connection, before, after, deleted_at=deleted_at)
 

@@ -1,0 +1,186 @@
+"""store/database.py: all or nothing, and the engines' ways of saying `not now` in our words."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import stat
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from structlog.testing import capture_logs
+
+import store_rows as rows
+from aiwm.domain.pages import PageQuery
+from aiwm.errors import StartError, Unavailable
+from aiwm.store import database as database_
+from aiwm.store.database import Database
+from aiwm.store.models import ModelStore
+from postgresql import PostgreSql
+
+
+async def _count(database: Database) -> int:
+    async with database.reading() as connection:
+        return int(await connection.scalar(text("SELECT count(*) FROM organizations")) or 0)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir())
+
+
+_INSERT = text(
+    "INSERT INTO organizations (id, name, description, created_by, updated_by, created_at, updated_at) "
+    "VALUES (:id, 'n', '', 'x', 'x', 1, 1)"
+)
+
+
+async def test_a_transaction_that_fails_leaves_no_trace(database: Database) -> None:
+    async def write_half() -> None:
+        async with database.writing() as connection:
+            await connection.execute(_INSERT, {"id": "a" * 24})
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await write_half()
+    assert await _count(database) == 0
+
+
+async def test_a_transaction_that_is_cancelled_leaves_no_trace_and_no_lock(database: Database) -> None:
+    inside = asyncio.Event()
+
+    async def write() -> None:
+        async with database.writing() as connection:
+            await connection.execute(_INSERT, {"id": "a" * 24})
+            inside.set()
+            await asyncio.Event().wait()
+
+    for _ in range(20):  # More than the pool has connections: none of them is lost.
+        inside.clear()
+        task = asyncio.create_task(write())
+        await inside.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    async with database.writing() as connection:
+        await connection.execute(_INSERT, {"id": "b" * 24})
+    assert await _count(database) == 1
+
+
+async def test_many_writers_take_turns(database: Database) -> None:
+    async def write(number: int) -> None:
+        async with database.writing() as connection:
+            before = await connection.scalar(text("SELECT count(*) FROM organizations"))
+            assert before is not None
+            await connection.execute(_INSERT, {"id": f"{number:024x}"})
+
+    await asyncio.gather(*(write(number) for number in range(40)))
+    assert await _count(database) == 40
+
+
+async def test_a_reader_is_not_kept_waiting_by_a_writer(database: Database) -> None:
+    async with database.writing() as connection:
+        await connection.execute(_INSERT, {"id": "a" * 24})
+        assert await asyncio.wait_for(_count(database), 5) == 0
+    assert await _count(database) == 1
+
+
+async def test_a_locked_sqlite_is_unavailable_with_its_reason_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_, "BUSY_SECONDS", 0)
+    path = tmp_path / "aiwm.db"
+    database = Database(f"sqlite+aiosqlite:///{path}")
+    await database.migrate()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        with capture_logs() as logs, pytest.raises(Unavailable) as caught:
+            await ModelStore(database).add(rows.model())
+        assert caught.value.message == "The database is not available; try again"
+        assert caught.value.headers == {"retry-after": "1"}
+        assert [line["reason"] for line in logs] == ["database is locked"]
+        assert (await ModelStore(database).list(rows.principal(), PageQuery())).total == 0
+    finally:
+        other.execute("ROLLBACK")
+        other.close()
+    await ModelStore(database).add(rows.model())
+    await database.aclose()
+
+
+async def test_a_database_that_goes_away_is_unavailable_and_found_again_when_it_is_back(
+    postgresql: PostgreSql,
+) -> None:
+    database = Database(postgresql.new_database())
+    await database.migrate()
+    await database.ping()
+    postgresql.stop()
+    try:
+        with capture_logs() as logs, pytest.raises(Unavailable):
+            await database.ping()
+        assert logs
+        assert "SELECT" not in str(logs)
+    finally:
+        postgresql.start()
+    await database.ping()
+    await database.aclose()
+
+
+async def test_the_files_of_sqlite_are_for_this_user_only(tmp_path: Path) -> None:
+    database = Database(f"sqlite+aiosqlite:///{tmp_path / 'aiwm.db'}")
+    await database.migrate()
+    async with database.writing() as connection:
+        await connection.execute(_INSERT, {"id": "a" * 24})
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in _files(tmp_path)}
+    assert modes == {"aiwm.db": 0o600, "aiwm.db-wal": 0o600, "aiwm.db-shm": 0o600}
+    await database.aclose()
+
+
+async def test_programs_that_start_at_once_migrate_one_after_the_other(database_url: str) -> None:
+    programs = [Database(database_url) for _ in range(4)]
+    await asyncio.gather(*(program.migrate() for program in programs))
+    for program in programs:
+        await program.ping()
+        await program.aclose()
+
+
+# --- what keeps a program from starting ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql+asyncpg://mai:p4ssw0rd@host:port/name", "postgresql+asyncpg://mai:p4ssw0rd@[::1/name"],
+)
+def test_a_url_that_can_not_be_read_is_told_without_its_password(url: str) -> None:
+    with pytest.raises(StartError) as caught:
+        Database(url)
+    assert "AIWM_DATABASE_URL" in str(caught.value)
+    assert "p4ssw0rd" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["none/aiwm.db", "file/aiwm.db"])
+def test_a_file_that_can_not_be_made_is_told_with_what_to_do(tmp_path: Path, path: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StartError, match=r"can't write the database .* set AIWM_DATA_DIR or AIWM_DATABASE_URL"):
+        Database(f"sqlite+aiosqlite:///{tmp_path / path}")
+
+
+async def test_a_file_that_is_no_database_is_told_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "aiwm.db"
+    path.write_bytes(b"a letter to a friend, longer than any header of a database is" * 20)
+    before = path.read_bytes()
+    database = Database(f"sqlite+aiosqlite:///{path}")
+    with capture_logs() as logs, pytest.raises(StartError, match=r"can't be opened .*file is not a database"):
+        await database.migrate()
+    assert logs == []
+    assert path.read_bytes() == before
+    await database.aclose()
+
+
+async def test_a_password_is_not_told_when_nobody_answers() -> None:
+    database = Database("postgresql+asyncpg://mai:p4ssw0rd@127.0.0.1:1/none")
+    with pytest.raises(StartError) as caught:
+        await database.migrate()
+    assert "p4ssw0rd" not in str(caught.value)
+    assert "mai:***@127.0.0.1:1/none" in str(caught.value)
+    await database.aclose()
