@@ -142,13 +142,13 @@ async def running(
             journal.settled(rows)
 
         recorder = Recorder(save)
-        metrics = Metrics(waiting=lambda: recorder.waiting)
+        metrics = Metrics(waiting=lambda: recorder.waiting, failing=lambda: journal.failing)
         models = Models(store=model_store, targets=targets, seal=box.seal, clock=clock)
         deployments = Deployments(
             store=deployment_store, models=model_store, targets=targets, settled=recorder.flush, clock=clock
         )
 
-        level = logs.level_number(settings.log_level)
+        log = logs.request_log(level=settings.log_level, as_json=settings.log_format == "json")
         control_bytes = min(settings.max_body_bytes, CONTROL_BODY_BYTES)
         iam = None if own_key is None else _Iam(settings, own_key, database, verifier, revocations, clock)
         admin_password = None if iam is None else await iam.users.ensure_admin(lambda: _admin_password(settings))
@@ -186,8 +186,8 @@ async def running(
                 max_body_bytes=settings.max_body_bytes,
             )
             yield Program(
-                gateway=Front(_Planes(inference, JsonBodies(api, max_bytes=control_bytes)), log_level=level),
-                identity=None if iam is None else Front(JsonBodies(iam.app, max_bytes=control_bytes), log_level=level),
+                gateway=Front(_Planes(inference, JsonBodies(api, max_bytes=control_bytes)), log=log),
+                identity=None if iam is None else Front(JsonBodies(iam.app, max_bytes=control_bytes), log=log),
                 models=models,
                 deployments=deployments,
                 users=users,

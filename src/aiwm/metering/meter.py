@@ -48,6 +48,27 @@ class _Splitter(Protocol):
 class Meter:
     """One for each request: `sent`, `begin`, `feed`..., `close`. `close` may come at any point, and counts once."""
 
+    __slots__ = (
+        "_asked",
+        "_began",
+        "_blind",
+        "_book",
+        "_correlation_id",
+        "_decoder",
+        "_first_byte",
+        "_json",
+        "_opened",
+        "_principal",
+        "_provider_request_id",
+        "_reading",
+        "_request_id",
+        "_splitter",
+        "_started_at",
+        "_status",
+        "_target",
+        "row",
+    )
+
     def __init__(
         self,
         target: Target,
@@ -62,7 +83,7 @@ class Meter:
         self._target = target
         self._principal = principal
         self._correlation_id = correlation_id
-        self._asked = asked
+        self._asked = asked and asked.replace("\0", "")[:200]  # PostgreSQL's text has no NUL.
         self._book = book
         self._request_id = request_id
         self._started_at = clock()
@@ -108,12 +129,12 @@ class Meter:
             return
         encoding = find(headers, b"content-encoding")
         if encoding:
-            self._guarded(lambda: self._decode(encoding))
+            self._guarded(self._decode, encoding)
 
     def feed(self, chunk: bytes) -> None:
         """A piece of the body, as it came. Raises nothing."""
         if not self._blind:
-            self._guarded(lambda: self._watch(chunk))
+            self._guarded(self._watch, chunk)
 
     def close(self, end: End) -> None:
         """Ends the row. Only the first call counts, and none before the request has reached the provider."""
@@ -127,6 +148,7 @@ class Meter:
     def _row(self, end: End, *, total: float) -> UsageRow:
         """What is known by now."""
         target, reading = self._target, self._reading
+        found = reading.found
         return UsageRow(
             request_id=self._request_id,
             correlation_id=self._correlation_id,
@@ -136,7 +158,7 @@ class Meter:
             model_id=target.model_id,
             provider=target.provider.name,
             provider_request_id=self._provider_request_id,
-            model_asked=self._asked and self._asked.replace("\0", "")[:200],  # PostgreSQL's text has no NUL.
+            model_asked=self._asked,
             model_answered=reading.model,
             status=self._status,
             streamed=self._splitter is not None,
@@ -144,9 +166,9 @@ class Meter:
             first_byte_ms=None if self._first_byte is None else round((self._first_byte - self._began) * 1000),
             total_ms=round(total * 1000),
             end=end,
-            source=Source.PROVIDER if reading.found else Source.NONE,
-            usage=reading.usage if reading.found else _NOTHING,
-            raw_usage=reading.raw,
+            source=Source.PROVIDER if found else Source.NONE,
+            usage=reading.usage if found else _NOTHING,
+            raw_usage=reading.raw if found else None,
         )
 
     def _decode(self, encoding: bytes) -> None:
@@ -179,10 +201,10 @@ class Meter:
             if _NO_USAGE not in event:
                 self._reading.document(event)
 
-    def _guarded(self, step: Callable[[], None]) -> None:
+    def _guarded(self, step: Callable[..., None], *arguments: bytes) -> None:
         """A body that can't be read is not metered; it must never break the answer that is going by."""
         try:
-            step()
+            step(*arguments)
         except UndecodableBody as error:
             self._blind = True
             _log.warning(

@@ -1,80 +1,98 @@
-"""What Prometheus reads at /metrics: sums over all tenants, by provider. Never a key, a user or a prompt."""
+"""What Prometheus reads at /metrics: sums over all tenants, by provider. Never a key, a user or a prompt.
+
+Requests are counted in plain numbers; the library's own counters, which lock for each step, cost a request more than
+its token does. They are put into the library's words when somebody asks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
 
 from aiwm.domain.usage import UsageRow
 
-_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_BOUNDS = (50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 120_000, 300_000, 600_000)
+"""Milliseconds; the last bucket is what took longer."""
+_LABELS = [*(str(bound / 1000) for bound in _BOUNDS), "+Inf"]
 _MOST_PROVIDERS = 200
 """A caller names its provider freely: beyond this many, new names are counted as one."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Bound:
-    """The counters of one combination of labels, bound once."""
+class _Provider:
+    """The numbers of one provider."""
 
-    requests: Counter
-    input_tokens: Counter
-    output_tokens: Counter
-    first_byte: Histogram
-    total: Histogram
+    __slots__ = ("first_byte", "first_byte_ms", "input_tokens", "output_tokens", "requests", "total", "total_ms")
+
+    def __init__(self) -> None:
+        self.requests: dict[tuple[int | None, str], int] = {}
+        self.input_tokens = self.output_tokens = 0
+        self.first_byte = [0] * len(_LABELS)
+        self.first_byte_ms = 0
+        self.total = [0] * len(_LABELS)
+        self.total_ms = 0
 
 
-class Metrics:
-    def __init__(self, *, waiting: Callable[[], int]) -> None:
-        """`waiting` tells how many rows are not in the ledger yet."""
+class Metrics(Collector):
+    def __init__(self, *, waiting: Callable[[], int], failing: Callable[[], bool]) -> None:
+        """`waiting` tells how many rows are not in the ledger yet, `failing` whether the journal can't be written."""
+        self._waiting = waiting
+        self._failing = failing
+        self._providers: dict[str, _Provider] = {}
         self._registry = CollectorRegistry()
-        self._requests = Counter(
-            "aiwm_requests", "Requests that reached a provider", ["provider", "status", "end"], registry=self._registry
-        )
-        self._tokens = Counter("aiwm_tokens", "Tokens as booked", ["provider", "direction"], registry=self._registry)
-        self._first_byte = Histogram(
-            "aiwm_first_byte_seconds",
-            "Until the head of the provider's answer",
-            ["provider"],
-            buckets=_SECONDS,
-            registry=self._registry,
-        )
-        self._total = Histogram(
-            "aiwm_request_seconds",
-            "Until the end of the answer",
-            ["provider"],
-            buckets=_SECONDS,
-            registry=self._registry,
-        )
-        gauge = Gauge("aiwm_ledger_waiting_rows", "Rows that are not in the ledger yet", registry=self._registry)
-        gauge.set_function(waiting)
-        self._bound: dict[tuple[str, int | None, str], _Bound] = {}
+        self._registry.register(self)
 
     def observe(self, row: UsageRow) -> None:
-        key = (row.provider, row.status, row.end)
-        bound = self._bound.get(key) or self._bind(key)
-        bound.requests.inc()
-        bound.input_tokens.inc(row.usage.input_tokens)
-        bound.output_tokens.inc(row.usage.output_tokens)
-        bound.total.observe(row.total_ms / 1000)
+        numbers = self._providers.get(row.provider) or self._provider(row.provider)
+        key = (row.status, row.end)
+        numbers.requests[key] = numbers.requests.get(key, 0) + 1
+        numbers.input_tokens += row.usage.input_tokens
+        numbers.output_tokens += row.usage.output_tokens
+        numbers.total[bisect_left(_BOUNDS, row.total_ms)] += 1
+        numbers.total_ms += row.total_ms
         if row.first_byte_ms is not None:
-            bound.first_byte.observe(row.first_byte_ms / 1000)
+            numbers.first_byte[bisect_left(_BOUNDS, row.first_byte_ms)] += 1
+            numbers.first_byte_ms += row.first_byte_ms
 
     def exposition(self) -> bytes:
         """The text format of Prometheus, version 0.0.4."""
         return generate_latest(self._registry)
 
-    def _bind(self, key: tuple[str, int | None, str]) -> _Bound:
-        provider, status, end = key
-        known = {name for name, _, _ in self._bound}
-        if provider not in known and len(known) >= _MOST_PROVIDERS:
-            provider = "other"
-        bound = self._bound[key] = _Bound(
-            self._requests.labels(provider, str(status or "none"), end),
-            self._tokens.labels(provider, "input"),
-            self._tokens.labels(provider, "output"),
-            self._first_byte.labels(provider),
-            self._total.labels(provider),
+    def collect(self) -> Iterable[Metric]:
+        requests = CounterMetricFamily(
+            "aiwm_requests", "Requests that reached a provider", labels=["provider", "status", "end"]
         )
-        return bound
+        tokens = CounterMetricFamily("aiwm_tokens", "Tokens as booked", labels=["provider", "direction"])
+        first_byte = HistogramMetricFamily(
+            "aiwm_first_byte_seconds", "Until the head of the provider's answer", labels=["provider"]
+        )
+        total = HistogramMetricFamily("aiwm_request_seconds", "Until the end of the answer", labels=["provider"])
+        for name, numbers in self._providers.items():
+            for (status, end), count in numbers.requests.items():
+                requests.add_metric([name, str(status or "none"), end], count)
+            tokens.add_metric([name, "input"], numbers.input_tokens)
+            tokens.add_metric([name, "output"], numbers.output_tokens)
+            first_byte.add_metric([name], _buckets(numbers.first_byte), numbers.first_byte_ms / 1000)
+            total.add_metric([name], _buckets(numbers.total), numbers.total_ms / 1000)
+        yield from (requests, tokens, first_byte, total)
+        yield GaugeMetricFamily(
+            "aiwm_ledger_waiting_rows", "Rows that are not in the ledger yet", value=self._waiting()
+        )
+        yield GaugeMetricFamily(
+            "aiwm_journal_failing",
+            "1 while the journal can't be written: requests are refused",
+            value=self._failing(),
+        )
+
+    def _provider(self, name: str) -> _Provider:
+        if len(self._providers) >= _MOST_PROVIDERS:
+            name = "other"
+        return self._providers.setdefault(name, _Provider())
+
+
+def _buckets(counts: list[int]) -> list[tuple[str, float]]:
+    return list(zip(_LABELS, accumulate(counts), strict=True))

@@ -6,7 +6,6 @@ whose events each repeat the running numbers, and a stream that says input first
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -17,9 +16,6 @@ from aiwm.providers.base import Path, UsageFields
 
 _MAX_RAW = 4096
 """Bytes of a usage object that are kept as the provider wrote it; a real one has a tenth of that."""
-
-_COUNTS = Usage.__struct_fields__
-"""`UsageFields` has paths under the same names."""
 
 _top_level = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -68,9 +64,8 @@ class Reading:
 
     @property
     def usage(self) -> Usage:
-        return Usage(
-            **{name: self._sum(getattr(self._fields, name)) for name in _COUNTS if getattr(self._fields, name)}
-        )
+        raw = self._raw
+        return Usage(**{name: sum([_count(raw, path) for path in paths]) for name, paths in self._fields.counts})
 
     def _object(self, top: dict[str, msgspec.Raw]) -> None:
         if self.model is None:
@@ -103,9 +98,6 @@ class Reading:
                 self._raw[name] = {**self._raw[name], **value}
             elif value is not None:
                 self._raw[name] = value
-
-    def _sum(self, paths: Sequence[Path]) -> int:
-        return sum(_count(self._raw, path) for path in paths)
 
 
 def _at(top: dict[str, msgspec.Raw], path: Path) -> bytes | None:

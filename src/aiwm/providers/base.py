@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 Path = tuple[str, ...]
 """Keys from the top of a JSON object downwards."""
@@ -38,6 +38,13 @@ class UsageFields:
     """Where the name of the model that answered stands; the first found wins."""
     service_tier: Sequence[Path] = ()
     """Where the tier stands that the request was served in; the last found wins."""
+
+    counts: Sequence[tuple[str, Sequence[Path]]] = field(init=False)
+    """(name in `Usage`, its paths) of all that has any: what is read of an answer."""
+
+    def __post_init__(self) -> None:
+        counts = [(each.name, getattr(self, each.name)) for each in fields(self) if each.name.endswith("_tokens")]
+        object.__setattr__(self, "counts", tuple((name, tuple(paths)) for name, paths in counts if paths))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -18,7 +18,7 @@ from aiwm.web.errors import render
 
 _SAFE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
-_log = structlog.get_logger("aiwm.request")
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -41,9 +41,10 @@ class Facts:
 class Front:
     """The outermost ASGI application. It raises nothing: when the status line has gone, only closing is left."""
 
-    def __init__(self, app: ASGIApp, *, log_level: int = logging.INFO) -> None:
+    def __init__(self, app: ASGIApp, *, log: Callable[[dict[str, Any]], None]) -> None:
+        """`log` is given what is known of each request when it has ended."""
         self._app = app
-        self._logs = log_level <= logging.INFO
+        self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -75,8 +76,7 @@ class Front:
                 facts.end = facts.end or str(error)
             # The answer has begun and is not ended: the server closes the connection, which is the only signal left.
         finally:
-            if self._logs:
-                _log.info("request", **_line(scope, facts, status, time.perf_counter() - began))
+            self._log(_line(scope, facts, status, time.perf_counter() - began))
 
 
 def _correlation_id(headers: list[tuple[bytes, bytes]]) -> str | None:

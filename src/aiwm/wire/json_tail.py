@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from functools import cache
 
 # How many values that began and did not end are worth trying; they can only be nested in one another.
 _UNFINISHED = 32
@@ -52,6 +53,7 @@ class JsonWatcher:
         del self._body[: -self._window]
 
 
+@cache
 def _object_of(key: bytes) -> re.Pattern[str]:
     # A quote after `{`, `,` or a space is not escaped, so what it opens is a key and not a part of a text. It is
     # looked at last because a pattern that begins with plain text is searched for much faster.
