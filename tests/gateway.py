@@ -73,6 +73,7 @@ class Gateway:
         for reader in self._readers:
             reader.start()
         if not self._ready.get(timeout=60):
+            self.stop()
             raise AssertionError(f"AIWM did not start: {self.log}")
         self._wait_until_it_listens()
         return self
