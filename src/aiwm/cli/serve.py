@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import sys
@@ -15,20 +16,26 @@ from aiwm import __version__, logs
 from aiwm.app import Doors, Program, running
 from aiwm.cli.demo import Demo, curl_line, prepare
 from aiwm.identity.keys import ADMIN_PASSWORD
-from aiwm.server import Server, bind
+from aiwm.server import Server, bound
 from aiwm.settings import Settings
 
 
 def serve(*, demo: bool) -> None:
     settings = Settings.from_env(os.environ)
-    as_json = settings.log_format == "json" or (not settings.log_format and not sys.stderr.isatty())
-    logs.configure(level=settings.log_level, as_json=as_json)
+    if not settings.log_format:
+        settings = settings.model_copy(update={"log_format": "console" if sys.stderr.isatty() else "json"})
+    logs.configure(level=settings.log_level, as_json=settings.log_format == "json")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings, demo=demo))
 
 
 async def _serve(settings: Settings, *, demo: bool) -> None:
-    listeners = _bound(settings, demo=demo)
+    # All ports, before anything is made: one that is taken leaves no trace.
+    with bound(_addresses(settings, demo=demo)) as listeners:
+        await _serve_on(listeners, settings, demo=demo)
+
+
+async def _serve_on(listeners: Mapping[str, socket.socket], settings: Settings, *, demo: bool) -> None:
     ports: dict[str, int] = {name: listener.getsockname()[1] for name, listener in listeners.items()}
     settings = settings.model_copy(update={"port": ports["gateway"]})
     applications: dict[int, ASGIApp] = {}
@@ -50,17 +57,23 @@ async def _serve(settings: Settings, *, demo: bool) -> None:
             applications[ports["simulator"]] = Simulator()
             prepared = await prepare(program, f"http://127.0.0.1:{ports['simulator']}")
         _greet(settings, ports, program, prepared)
+        _settle_memory()
         await server.run_on(list(listeners.values()))
 
 
-def _bound(settings: Settings, *, demo: bool) -> Mapping[str, socket.socket]:
-    """All ports, before anything is made: one that is taken leaves no trace."""
-    listeners = {"gateway": bind(settings.host, settings.port, "AIWM_PORT")}
+def _addresses(settings: Settings, *, demo: bool) -> dict[str, tuple[str, int, str]]:
+    addresses = {"gateway": (settings.host, settings.port, "AIWM_PORT")}
     if settings.iam_port and not settings.jwks_url:
-        listeners["identity"] = bind(settings.host, settings.iam_port, "AIWM_IAM_PORT")
+        addresses["identity"] = (settings.host, settings.iam_port, "AIWM_IAM_PORT")
     if demo:
-        listeners["simulator"] = bind("127.0.0.1", settings.simulator_port, "AIWM_SIMULATOR_PORT")
-    return listeners
+        addresses["simulator"] = ("127.0.0.1", settings.simulator_port, "AIWM_SIMULATOR_PORT")
+    return addresses
+
+
+def _settle_memory() -> None:
+    """What was made at start lives as long as the program: the collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def _greet(settings: Settings, ports: Mapping[str, int], program: Program, demo: Demo | None) -> None:

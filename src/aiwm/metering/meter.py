@@ -18,7 +18,7 @@ from aiwm.domain.users import Principal
 from aiwm.metering.reading import Reading
 from aiwm.targets import Target
 from aiwm.wire.encodings import Decoder, UndecodableBody, decoder
-from aiwm.wire.headers import Header, find
+from aiwm.wire.headers import Header
 from aiwm.wire.json_tail import JsonWatcher
 from aiwm.wire.ndjson import LineSplitter
 from aiwm.wire.sse import EventSplitter
@@ -111,10 +111,12 @@ class Meter:
         """The head of the answer has come."""
         self._first_byte = time.perf_counter()
         self._status = status
-        request_id = find(headers, self._target.provider.request_id_header)
+        provider = self._target.provider
+        first = dict(reversed(headers))  # The first of a name counts.
+        request_id = first.get(provider.request_id_header)
         self._provider_request_id = None if request_id is None else request_id.decode("latin-1")[:200]
-        markers = self._target.provider.usage.markers
-        kind = (find(headers, b"content-type") or b"").split(b";", 1)[0].strip().lower()
+        markers = provider.usage.markers
+        kind = first.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if status >= 400:
             self._blind = True  # An error has no usage, and its text may have been masked on the way.
             return
@@ -127,7 +129,7 @@ class Meter:
         else:
             self._blind = True
             return
-        encoding = find(headers, b"content-encoding")
+        encoding = first.get(b"content-encoding")
         if encoding:
             self._guarded(self._decode, encoding)
 

@@ -25,11 +25,13 @@ _text = msgspec.json.Decoder(str).decode
 class Reading:
     """What an answer has said so far about its tokens and its model."""
 
-    __slots__ = ("_fields", "_raw", "model")
+    __slots__ = ("_fields", "_raw", "_text", "model")
 
     def __init__(self, fields: UsageFields) -> None:
         self._fields = fields
         self._raw: dict[str, Any] = {}
+        self._text: bytes | None = None
+        """The usage object as it was written, if there was only one."""
         self.model: str | None = None
 
     def document(self, text: bytes) -> None:
@@ -46,7 +48,7 @@ class Reading:
     def usage_object(self, text: bytes) -> None:
         """A usage object found alone, in an answer that was too long or too short to be read whole."""
         try:
-            self._merge(orjson.loads(text))
+            self._found(text)
         except orjson.JSONDecodeError:
             return
 
@@ -59,7 +61,7 @@ class Reading:
         """The provider's own usage object, the objects of a stream laid over each other."""
         if not self._raw:
             return None
-        text = orjson.dumps(self._raw)
+        text = self._text or orjson.dumps(self._raw)
         return text.decode() if len(text) <= _MAX_RAW else None
 
     @property
@@ -74,7 +76,7 @@ class Reading:
             if root:
                 found = _at(top, root)
                 if found is not None and found[:1] == b"{":
-                    self._merge(orjson.loads(found))
+                    self._found(found)
             else:
                 self._merge({name: orjson.loads(top[name]) for name in self._counted() if name in top})
 
@@ -88,6 +90,14 @@ class Reading:
             if found is not None and found[:1] == b'"':
                 return _text(found).replace("\0", "")[:200]  # PostgreSQL's text has no NUL.
         return None
+
+    def _found(self, text: bytes) -> None:
+        usage = orjson.loads(text)
+        if self._raw or not isinstance(usage, dict) or None in usage.values():
+            self._text = None
+            self._merge(usage)
+        elif usage:
+            self._raw, self._text = usage, text
 
     def _merge(self, usage: Any) -> None:
         if not isinstance(usage, dict):
