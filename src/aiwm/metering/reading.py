@@ -25,13 +25,11 @@ _text = msgspec.json.Decoder(str).decode
 class Reading:
     """What an answer has said so far about its tokens and its model."""
 
-    __slots__ = ("_fields", "_raw", "_text", "model")
+    __slots__ = ("_fields", "_raw", "model")
 
     def __init__(self, fields: UsageFields) -> None:
         self._fields = fields
         self._raw: dict[str, Any] = {}
-        self._text: bytes | None = None
-        """The usage object as it was written, if there was only one."""
         self.model: str | None = None
 
     def document(self, text: bytes) -> None:
@@ -61,7 +59,7 @@ class Reading:
         """The provider's own usage object, the objects of a stream laid over each other."""
         if not self._raw:
             return None
-        text = self._text or orjson.dumps(self._raw)
+        text = orjson.dumps(self._raw)
         return text.decode() if len(text) <= _MAX_RAW else None
 
     @property
@@ -94,10 +92,9 @@ class Reading:
     def _found(self, text: bytes) -> None:
         usage = orjson.loads(text)
         if self._raw or not isinstance(usage, dict) or None in usage.values():
-            self._text = None
             self._merge(usage)
-        elif usage:
-            self._raw, self._text = usage, text
+        else:
+            self._raw = usage
 
     def _merge(self, usage: Any) -> None:
         if not isinstance(usage, dict):
