@@ -31,7 +31,7 @@ class Dialect:
 
 DIALECTS = (
     Dialect(provider="openai", name="Demo OpenAI", model="gpt-4o-mini"),
-    Dialect(provider="anthropic", name="Demo Anthropic", model="claude-sonnet-4-5"),
+    Dialect(provider="anthropic", name="Demo Anthropic", model="claude-sonnet-5-5"),
     Dialect(provider="google", name="Demo Google", model="gemini-2.5-flash"),
 )
 
