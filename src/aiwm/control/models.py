@@ -47,8 +47,20 @@ class NewModel:
     download_path: str | None = None
 
 
-API_BASED_FIELDS = ("provider", "api_endpoint", "model_identifier", "api_config")
-SELF_HOSTED_FIELDS = ("repository", "framework", "file_name", "file_size", "download_path")
+_API_BASED = {
+    "provider": "provider",
+    "api_endpoint": "apiEndpoint",
+    "model_identifier": "modelIdentifier",
+    "api_config": "apiConfig",
+}
+_SELF_HOSTED = {
+    "repository": "repository",
+    "framework": "framework",
+    "file_name": "fileName",
+    "file_size": "fileSize",
+    "download_path": "downloadPath",
+}
+"""Fields that only one kind of model has, and what callers call them."""
 
 
 class Models:
@@ -94,8 +106,8 @@ class Models:
     async def change(self, principal: Principal, model_id: str, given: Mapping[str, Any]) -> Model:
         """`given` holds the fields to change, by their names in `NewModel`."""
         before = await self._own(principal, model_id)
-        foreign = SELF_HOSTED_FIELDS if before.is_api_based else API_BASED_FIELDS
-        if wrong := [name for name in given if name in foreign]:
+        foreign = _SELF_HOSTED if before.is_api_based else _API_BASED
+        if wrong := sorted(foreign[name] for name in given if name in foreign):
             raise Invalid([f"{name}: is not a field of a model that is {before.deployment_type}" for name in wrong])
         changes = dict(given)
         config: ApiConfig = before.api_config or {}

@@ -1,0 +1,45 @@
+"""One program for the tests of a module; each test has an organization of its own, so none sees another's things."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+import structlog
+
+from aiwm.domain.ids import new_id
+from aiwm.domain.users import Role
+from inside import Caller, Inside, inside
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quiet() -> Iterator[None]:
+    """Lines of the log are looked at where they are the subject."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.reset_defaults()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def aiwm(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Inside]:
+    folder = tmp_path_factory.mktemp("aiwm") / "data"
+    async with inside(folder, private_upstreams=("127.0.0.1",)) as running:
+        yield running
+
+
+@pytest.fixture
+def org() -> str:
+    return new_id()
+
+
+@pytest.fixture
+def editor(aiwm: Inside, org: str) -> Caller:
+    return aiwm.caller(Role.EDITOR, org=org)
+
+
+@pytest.fixture
+def stranger(aiwm: Inside) -> Caller:
+    """The owner of another organization."""
+    return aiwm.caller(Role.OWNER, org=new_id())
