@@ -248,6 +248,10 @@ class Door:
     async def rows(self, deployment: str) -> list[dict[str, Any]]:
         """The ledger of a deployment. What has been answered is in it."""
         await asyncio.to_thread(self.deployment, deployment)
+        return await self.ledger(deployment)
+
+    async def ledger(self, deployment: str) -> list[dict[str, Any]]:
+        """What is in the database at this moment."""
         database = Database(f"sqlite+aiosqlite:///{self.gateway.folder / 'aiwm.db'}")
         try:
             found = await LedgerStore(database).of_deployment(self.caller.user["orgId"], deployment)

@@ -7,6 +7,7 @@ is awaited, one task waits for that message and cancels the request's own; `Clie
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Self
@@ -49,12 +50,17 @@ class Client:
         return self._pieces(first) if more else first
 
     async def _pieces(self, first: bytes) -> AsyncIterator[bytes]:
-        yield first
-        size, more = len(first), True
-        while more:
-            piece, more = await self._next()
-            size += len(piece)
-            yield self._within(piece, size)
+        try:
+            yield first
+            size, more = len(first), True
+            while more:
+                piece, more = await self._next()
+                size += len(piece)
+                yield self._within(piece, size)
+        except (GeneratorExit, asyncio.CancelledError):
+            # The provider wants no more of it, and answers: the caller may still leave.
+            self._listen()
+            raise
         self._listen()
 
     async def _next(self) -> tuple[bytes, bool]:
@@ -76,6 +82,8 @@ class Client:
         return self
 
     def _listen(self) -> None:
+        if self._task is None:
+            return  # An upload that was stopped by the end of the request itself.
         self._listener = asyncio.get_running_loop().create_task(self._wait_for_the_end())
 
     async def _wait_for_the_end(self) -> None:
@@ -98,9 +106,8 @@ class Client:
             return
         if kind is None:
             # Cancelled at the very end: the cancellation waits at the next await, and must not hit somebody else's.
-            try:
+            with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)
-            except asyncio.CancelledError:
-                task.uncancel()
+            task.uncancel()
         elif kind is asyncio.CancelledError and task.uncancel() == 0:
             raise ClientGone from None

@@ -7,6 +7,7 @@ It does no SQL, takes no lock and asks no provider's name: what it needs was pre
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from functools import lru_cache
@@ -19,7 +20,16 @@ from aiwm.domain.ids import checked_id
 from aiwm.domain.times import Clock
 from aiwm.domain.usage import End
 from aiwm.domain.users import Principal, Role
-from aiwm.errors import AnswerBroken, BodyTooLarge, ClientGone, Invalid, NotFound, Unauthorized, UpstreamTimeout
+from aiwm.errors import (
+    AnswerBroken,
+    BodyTooLarge,
+    ClientGone,
+    Invalid,
+    NotFound,
+    Unauthorized,
+    Unavailable,
+    UpstreamTimeout,
+)
 from aiwm.metering.meter import Book, Meter
 from aiwm.proxy.client import Client
 from aiwm.proxy.masking import Pieces, masked_error
@@ -113,6 +123,9 @@ class Inference:
                     response.release()
         except BaseException as error:
             meter.close(_end(error))
+            if isinstance(error, asyncio.CancelledError):
+                # A caller who leaves is a ClientGone: only the server cancels, when the time for its end has come.
+                raise Unavailable("AIWM is stopping; send the request again") from None
             raise
         finally:
             if meter.row is not None:
