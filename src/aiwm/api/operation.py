@@ -9,22 +9,31 @@ from fastapi import APIRouter
 from starlette.responses import PlainTextResponse, Response
 
 from aiwm.errors import Unavailable
-from aiwm.web.schemas import problems
+from aiwm.web.schemas import Answer, problems
 
 Check = Callable[[], Awaitable[None]]
 """Raises Unavailable, with what is wrong."""
+
+
+class Health(Answer):
+    status: str
+
+
+class Readiness(Answer):
+    status: str
+    checks: dict[str, str]
 
 
 def router(checks: Mapping[str, Check], metrics: Callable[[], bytes]) -> APIRouter:
     """`checks` by name: what must hold for the program to take requests. `metrics` gives the text for Prometheus."""
     routes = APIRouter(tags=["operation"])
 
-    @routes.get("/healthz", response_model=None)
+    @routes.get("/healthz", response_model=None, responses={200: {"model": Health}})
     async def healthz() -> dict[str, str]:
         """Whether the process answers."""
         return {"status": "ok"}
 
-    @routes.get("/readyz", response_model=None, responses=problems(503))
+    @routes.get("/readyz", response_model=None, responses={200: {"model": Readiness}, **problems(503)})
     async def readyz() -> dict[str, Any]:
         """Whether requests can be served: database, migrations, ledger, not draining. 503 says what is wrong."""
         for name, check in checks.items():

@@ -45,6 +45,7 @@ def _inference() -> APIRouter:
         "/deployments/{id}/inference/{path:path}",
         summary="Call a deployed model",
         responses=problems(400, 401, 403, 404, 413, 502, 504),
+        openapi_extra={"security": [{"HTTPBearer": []}]},
     )
     async def infer(id: str, path: str) -> None:  # noqa: A002, ARG001
         """Any method, any path and body of the provider's own API; the answer is the provider's, byte for byte."""

@@ -102,6 +102,9 @@ HEADER_PREFIX = "header-"
 ENV_PREFIX = "env:"
 
 MAX_VALUE = 8192
+_LONGEST_HEADER = 128
+_SHOWN = 100
+"""How much of a field's name is said in an error."""
 MASK = "…"
 """Stands in every masked secret, and in no secret."""
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -144,9 +147,11 @@ def check_api_config(given: Mapping[str, str], *, kept: Collection[str] = ()) ->
 
 
 def _problem(field: str, value: str) -> str | None:
-    where = f"apiConfig.{field}"
+    where = f"apiConfig.{field[:_SHOWN]}"
     if field.startswith(HEADER_PREFIX):
         name = field.removeprefix(HEADER_PREFIX)
+        if len(name) > _LONGEST_HEADER:
+            return f"{where}: a header name has at most {_LONGEST_HEADER} characters"
         if not _TOKEN.fullmatch(name):
             return f"{where}: is not a header name"
         if name.lower() in FORBIDDEN_HEADERS:
