@@ -49,7 +49,9 @@ def serve(
 
 @app.command()
 def simulate(
-    port: Annotated[int | None, typer.Option(help="Port to listen on; default AIWM_SIMULATOR_PORT.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port to listen on; default AIWM_SIMULATOR_PORT.")
+    ] = None,
 ) -> None:
     """Start only the simulated provider: OpenAI's, Anthropic's and Google's API on one port, without a model."""
     from aiwm.cli.simulate import simulate as run

@@ -1,0 +1,170 @@
+"""server.py: what is no HTTP, heads without an end, and addresses that somebody has."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from aiwm.errors import StartError
+from aiwm.server import Server, bind, bound
+
+
+async def _app(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["path"] == "/half":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        await asyncio.Event().wait()
+    body = json.dumps({name.decode(): len(value) for name, value in scope["headers"]}).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[int]:
+    server = Server(_app, drain_seconds=0)
+    with bound({"only": ("127.0.0.1", 0, "AIWM_PORT")}) as listeners:
+        running = asyncio.create_task(server.run_on(list(listeners.values())))
+        yield listeners["only"].getsockname()[1]
+        server.stop()
+        await running
+
+
+async def _exchange(port: int, *parts: bytes) -> bytes:
+    """Everything that is answered until the server closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+        return await asyncio.wait_for(reader.read(), 10)
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+def _problem(answer: bytes) -> dict[str, object]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"x-aiwm-error: gateway" in head
+    assert b"connection: close" in head
+    told: dict[str, object] = json.loads(body)
+    assert list(told) == ["statusCode", "message", "error", "timestamp", "path", "correlationId"]
+    return told
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"hello\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS on a plain port
+        b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"GET /\x80 HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+)
+async def test_what_is_no_http_is_answered_in_our_shape_and_the_connection_closed(port: int, request_: bytes) -> None:
+    told = _problem(await _exchange(port, request_))
+    assert told["message"] == "This is no HTTP/1.1 request, or its head is larger than 65536 bytes"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: %s\r\n" % (n, b"x" * 100) for n in range(700)) + b"\r\n",
+        b"GET / HTTP/1.1\r\n" + b"x" * 70_000 + b": y\r\n\r\n",
+    ],
+    ids=["target", "one header", "many headers", "a header's name"],
+)
+async def test_a_head_that_is_too_large_is_refused(port: int, head: bytes) -> None:
+    _problem(await _exchange(port, head))
+
+
+async def test_a_head_without_an_end_is_not_kept(port: int) -> None:
+    """However small its pieces are."""
+    answer = await _exchange(port, b"GET / HTTP/1.1\r\n", *(b"X-%d: %s\r\n" % (n, b"x" * 1000) for n in range(200)))
+    assert not answer or _problem(answer)
+
+
+async def test_a_large_head_within_the_limit_is_read(port: int) -> None:
+    request = b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 60_000 + b"\r\nConnection: close\r\n\r\n"
+    answer = await _exchange(port, request)
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["x"] == 60_000
+
+
+async def test_each_request_of_a_connection_has_the_whole_limit(port: int) -> None:
+    request = b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 40_000 + b"\r\n"
+    answer = await _exchange(port, (request + b"\r\n"), request + b"\r\n", request + b"Connection: close\r\n\r\n")
+    assert answer.count(b"HTTP/1.1 200 OK") == 3
+
+
+async def test_an_answer_that_is_on_its_way_gets_no_other_answer_into_it(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /half HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert b"half" in await reader.readuntil(b"half")
+    writer.write(b"no http\r\n\r\n")
+    rest = await asyncio.wait_for(reader.read(), 10)
+    assert b"400" not in rest
+    assert not rest.endswith(b"0\r\n\r\n")
+    writer.close()
+
+
+# --- addresses -----------------------------------------------------------------------------------------------
+
+
+def test_a_port_that_is_taken_is_told_with_the_setting_to_change() -> None:
+    with bind("127.0.0.1", 0, "AIWM_PORT") as first:
+        port = first.getsockname()[1]
+        with pytest.raises(StartError) as caught:
+            bind("127.0.0.1", port, "AIWM_IAM_PORT")
+    assert str(caught.value) == (
+        f"port {port} on 127.0.0.1 is taken: stop the program that has it, or set AIWM_IAM_PORT"
+    )
+
+
+def test_a_port_that_was_used_a_moment_ago_is_free() -> None:
+    with bind("127.0.0.1", 0, "AIWM_PORT") as first:
+        port = first.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            first.accept()[0].close()  # Leaves the server's side in TIME_WAIT.
+    bind("127.0.0.1", port, "AIWM_PORT").close()
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        ("203.0.113.7", "can't listen on port 0 of 203.0.113.7"),
+        ("no.such.host.invalid", "no.such.host.invalid is not an address of this machine"),
+        ("300.1.1.1", "300.1.1.1 is not an address of this machine"),
+    ],
+)
+def test_an_address_that_is_not_of_this_machine_is_told(host: str, told: str) -> None:
+    with pytest.raises(StartError, match="AIWM_HOST") as caught:
+        bind(host, 0, "AIWM_PORT")
+    assert str(caught.value).startswith(told)
+
+
+def test_one_port_that_is_taken_lets_go_of_the_others() -> None:
+    with bind("127.0.0.1", 0, "AIWM_PORT") as other:
+        taken = other.getsockname()[1]
+        with bind("127.0.0.1", 0, "AIWM_PORT") as probe:
+            free = probe.getsockname()[1]
+        with pytest.raises(StartError), bound({"a": ("127.0.0.1", free, "A"), "b": ("127.0.0.1", taken, "B")}):
+            raise AssertionError("it was taken")
+        bind("127.0.0.1", free, "A").close()
+
+
+def test_a_listener_hears_at_once() -> None:
+    """Two programs could both bind an address that neither listens on."""
+    with bind("127.0.0.1", 0, "AIWM_PORT") as listener:
+        assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
