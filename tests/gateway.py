@@ -57,8 +57,9 @@ class Gateway:
             "AIWM_IAM_PORT": str(self.iam_port),
             "AIWM_SIMULATOR_PORT": str(self.simulator_port),
             "AIWM_ADMIN_PASSWORD": ADMIN_PASSWORD,
-            **{name: value for name, value in self._settings.items() if value},
+            **self._settings,
         }
+        environment = {name: value for name, value in environment.items() if value or name not in self._settings}
         self.process = subprocess.Popen(
             [sys.executable, "-W", "error", "-m", "aiwm", "serve", *self._arguments],
             env=environment,
