@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
-from cryptography.fernet import Fernet
 
 from aiwm.cli.settings import as_markdown
 from aiwm.errors import StartError
 from aiwm.settings import Settings, table
 
 ROOT = Path(__file__).parents[2]
+FERNET_KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 
 
 def _refusal(**environ: str) -> str:
@@ -81,7 +81,7 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
         ("ADMIN_PASSWORD", "p4ssw0rd-of-mine" * 9, "must be 8 to 128 characters long"),
         ("ENCRYPTION_KEYS", "", "must be Fernet keys"),
         ("ENCRYPTION_KEYS", "p4ssw0rd-of-mine", "must be Fernet keys"),
-        ("ENCRYPTION_KEYS", f"{Fernet.generate_key().decode()},p4ssw0rd-of-mine", "must be Fernet keys"),
+        ("ENCRYPTION_KEYS", f"{FERNET_KEY},p4ssw0rd-of-mine", "must be Fernet keys"),
         ("ENCRYPTION_KEYS", "schlüssel-p4ssw0rd-of-mine", "must be Fernet keys"),
         ("JWT_SECRET", "p4ssw0rd-of-mine", "must be at least 32 bytes long"),
         ("JWT_SECRET", "", "must be at least 32 bytes long"),
@@ -124,7 +124,7 @@ def test_the_length_of_the_secret_is_counted_in_bytes() -> None:
 
 
 def test_settings_that_are_shown_show_no_secret() -> None:
-    key = Fernet.generate_key().decode()
+    key = FERNET_KEY
     settings = Settings.from_env(
         {
             "AIWM_ADMIN_PASSWORD": "p4ssw0rd-of-mine",

@@ -395,7 +395,8 @@ async def test_an_id_that_is_none_is_refused_and_one_of_nothing_is_not_found(
 @pytest.mark.parametrize(
     "path",
     ["/", "/nothing", "/model", "/models/", "/Models", "//models", "/models/{id}/nothing",
-     "/deployments/{id}/inference", "/auth", "/auth/nothing", "/api/models", "/.env", "/admin", "/redoc", "/docs/nothing.js"],
+     "/deployments/{id}/inference", "/auth", "/auth/nothing", "/api/models",
+     "/.env", "/admin", "/redoc", "/docs/nothing.js"],
 )  # fmt: skip
 async def test_a_path_that_is_none_is_not_found(editor: Caller, path: str) -> None:
     for method in ("GET", "POST", "PUT", "DELETE"):
