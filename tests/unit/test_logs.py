@@ -91,3 +91,28 @@ def test_what_is_below_the_level_is_not_logged(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(("name", "number"), [("debug", 10), ("info", 20), ("warning", 30), ("error", 40)])
 def test_levels_have_the_numbers_of_the_standard_library(name: str, number: int) -> None:
     assert logs.level_number(name) == number
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize("secret", SECRETS)
+def test_the_line_of_a_request_is_one_line_without_secrets(
+    capsys: pytest.CaptureFixture[str], as_json: bool, secret: str
+) -> None:
+    logs.configure(level="info", as_json=as_json)
+    write = logs.request_log(level="info", as_json=as_json)
+
+    write({"correlation_id": "c-1", "method": "GET", "path": f"/models/{secret}/x", "status": 404, "ms": 1.5})
+
+    shown = capsys.readouterr().err
+    assert secret.removeprefix("Bearer ") not in shown
+    assert shown.count("\n") == 1
+    assert "c-1" in shown
+    if as_json:
+        line = json.loads(shown)
+        assert (line["event"], line["level"], line["status"]) == ("request", "info", 404)
+
+
+def test_requests_are_not_logged_above_info(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(level="warning", as_json=True)
+    logs.request_log(level="warning", as_json=True)({"path": "/"})
+    assert capsys.readouterr().err == ""
