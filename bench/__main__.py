@@ -9,8 +9,8 @@ import os
 import platform
 import signal
 import sys
-import sysconfig
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,8 +29,8 @@ model, forwarding, usage, ledger, log line. nginx passes the same bytes on and d
 what the rest costs, whatever the machine.
 
 What is measured runs on one core, load and provider on another. nginx and AIWM take turns in short rounds; the table
-has the median of the rounds and, in parentheses, the least and the most. On a machine that has other work, believe the
-ratios of rounds that lie close together, and no absolute figure.
+has the median of the rounds and, in parentheses, the least and the most. On a machine that has other work, ratios say
+more than absolute figures, and both are higher than on a quiet one.
 
   start     from the start of the process to its first answer; memory when idle
   chat      1 kB in, 1.2 kB out, 64 connections at full speed (wrk): CPU time a request, requests/s, latency
@@ -44,7 +44,7 @@ CPU time is user and system time of all its processes, from /proc, ledger writin
 
 _EXAMPLES = """\
 examples:
-  script/bench                       all of it: about two minutes
+  script/bench                       all of it: about three minutes
   script/bench --quick               fewer and shorter rounds: under a minute
   script/bench chat                  one measure
   script/bench --json figures.json   every round's figures, for machines
@@ -99,10 +99,10 @@ def _sections(arguments: argparse.Namespace, effort: Effort) -> Iterator[tuple[s
     cores = Cores()
     facts = {
         "nginx": nginx_version(),
-        "Python": f"{platform.python_version()}, {_build()}",
+        "Python": f"{platform.python_version()}, {_speed()}",
         "cores": cores.text,
         "provider": arguments.provider,
-        "load": f"{os.getloadavg()[0]:.1f} processes ran at the start, on average of a minute",
+        "other work": f"{os.getloadavg()[0]:.1f} processes on average of the minute before",
     }
     done: dict[str, Section] = {}
     with _running(arguments.provider, effort, cores) as bench:
@@ -133,9 +133,13 @@ def _running(kind: str, effort: Effort, cores: Cores) -> Iterator[Bench]:
         yield Bench(nginx, gateway, provider, effort, folder)
 
 
-def _build() -> str:
-    optimized = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
-    return "optimized build" if optimized else "NOT an optimized build (PGO): half again as slow as one"
+def _speed() -> str:
+    """Builds of Python differ by half, and so does one core from minute to minute."""
+    began = time.process_time()
+    total = 0
+    for number in range(1_000_000):
+        total += number
+    return f"{(time.process_time() - began) * 1000:.0f} ms of CPU for a loop of 1,000,000 additions"
 
 
 def _interrupted(*_: object) -> None:

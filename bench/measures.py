@@ -36,7 +36,7 @@ class Effort:
     starts: int
     soak: int
     idle_seconds: int
-    """How long connections may take to go after the soak. AIWM keeps those to a provider for 30 s."""
+    """How long connections may take to go after the soak; 0 does not wait. AIWM keeps those to a provider for 30 s."""
 
 
 @dataclass(slots=True)
@@ -152,6 +152,7 @@ class Bench:
         first = Figure("first start: to the first answer", "ms", aiwm=[self._gateway.first_start() * 1000])
         start = Figure("start: to the first answer of a model", "ms")
         idle = Figure("RSS, idle", "MiB")
+        files = Figure("open files, idle", "")
         for _ in range(self._effort.starts):
             for subject in (self._nginx, self._gateway):
                 subject.child.stop()
@@ -159,7 +160,8 @@ class Bench:
         time.sleep(1)
         for subject in (self._nginx, self._gateway):
             _put(idle, subject, subject.child.rss_mib())
-        return Section("start and memory", [first, start, idle])
+            _put(files, subject, subject.child.descriptors())
+        return Section("start and memory", [first, start, idle, files])
 
     def soak(self) -> Section:
         """Every answer is looked at, and what they say is compared with what AIWM has counted."""
@@ -171,11 +173,18 @@ class Bench:
             exchanges.headers(gateway.token, events=_SOAK_EVENTS, interval=_SOAK_INTERVAL),
             exchanges.stream_request(),
         )
-        memory = Figure("RSS before, after, idle again", "MiB", aiwm=[child.rss_mib()])
-        files = Figure("open files before, after, idle again", "", aiwm=[child.descriptors()])
-        links = Figure("connections before, after, idle again", "", aiwm=[child.connections()])
+        when = "before, after, idle again" if self._effort.idle_seconds else "before, after"
+        memory = Figure(f"RSS {when}", "MiB")
+        files = Figure(f"open files {when}", "")
+        links = Figure(f"connections {when}", "")
         section = Section(f"soak: {number:,} requests, 256 at once, every other one a stream", [memory, files, links])
 
+        def look() -> None:
+            memory.aiwm.append(child.rss_mib())
+            files.aiwm.append(child.descriptors())
+            links.aiwm.append(child.connections())
+
+        look()
         began = time.perf_counter()
         tally = _run(
             ask_all(
@@ -197,13 +206,12 @@ class Bench:
             f"AIWM counted {counted['requestCount']:,} requests and {counted['totalTokens']:,} tokens, "
             f"the answers say {tally.answers:,} and {tally.tokens:,}"
         )
-        for wait in (0, self._effort.idle_seconds):
-            deadline = time.monotonic() + wait
-            while wait and child.connections() > links.aiwm[0] and time.monotonic() < deadline:
+        look()
+        if self._effort.idle_seconds:
+            deadline = time.monotonic() + self._effort.idle_seconds
+            while child.connections() and time.monotonic() < deadline:
                 time.sleep(0.5)
-            memory.aiwm.append(child.rss_mib())
-            files.aiwm.append(child.descriptors())
-            links.aiwm.append(child.connections())
+            look()
         return section
 
     def _wrk(self, subject: Subject, path: str, body: bytes, connections: int, seconds: int) -> tuple[wrk.Run, float]:

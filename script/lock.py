@@ -1,7 +1,7 @@
 """Makes requirements.lock and requirements-test.lock from pyproject.toml, or checks that they fit it.
 
-    python script/lock.py            make them anew (needs uv on the PATH)
-    python script/lock.py --check    every requirement of pyproject.toml is locked, with hashes, at a version it allows
+python script/lock.py            make them anew (needs uv on the PATH)
+python script/lock.py --check    every requirement of pyproject.toml is locked, with hashes, at a version it allows
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class Reading:
                 if found is not None and found[:1] == b"{":
                     self._found(found)
             else:
-                self._merge({name: orjson.loads(top[name]) for name in self._counted() if name in top})
+                self._merge({name: orjson.loads(bytes(top[name])) for name in self._counted() if name in top})
 
     def _counted(self) -> set[str]:
         fields = self._fields
