@@ -39,7 +39,9 @@ async def client(town: Town) -> AsyncIterator[httpx2.AsyncClient]:
         tokens=iam.verifier,
         published_keys=iam.signer.published_keys,
     )
-    app = Front(JsonBodies(application(title="IAM", description="", routers=[routes]), max_bytes=100_000), log=lambda _: None)
+    app = Front(
+        JsonBodies(application(title="IAM", description="", routers=[routes]), max_bytes=100_000), log=lambda _: None
+    )
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://iam") as client:
         yield client
 
@@ -378,7 +380,9 @@ async def test_organizations_are_the_operators_business(town: Town, client: http
 async def test_the_other_port_has_logins_but_no_users(town: Town) -> None:
     iam = town.iam
     routes = auth_routes(sessions=iam.sessions, tokens=iam.verifier, published_keys=iam.signer.published_keys)
-    app = Front(JsonBodies(application(title="AIWM", description="", routers=[routes]), max_bytes=100_000), log=lambda _: None)
+    app = Front(
+        JsonBodies(application(title="AIWM", description="", routers=[routes]), max_bytes=100_000), log=lambda _: None
+    )
 
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://aiwm") as client:
         login = await client.post("/auth/login", json={"username": "red-owner", "password": PASSWORD})
