@@ -50,17 +50,16 @@ class Client:
         return self._pieces(first) if more else first
 
     async def _pieces(self, first: bytes) -> AsyncIterator[bytes]:
-        try:
-            yield first
-            size, more = len(first), True
-            while more:
-                piece, more = await self._next()
-                size += len(piece)
-                yield self._within(piece, size)
-        except (GeneratorExit, asyncio.CancelledError):
-            # The provider wants no more of it, and answers: the caller may still leave.
-            self._listen()
-            raise
+        yield first
+        size, more = len(first), True
+        while more:
+            piece, more = await self._next()
+            size += len(piece)
+            yield self._within(piece, size)
+        self._listen()
+
+    def body_unwanted(self) -> None:
+        """The provider reads no more of the body, or never began to: from now on the caller is only listened to."""
         self._listen()
 
     async def _next(self) -> tuple[bytes, bool]:
@@ -75,16 +74,16 @@ class Client:
         return piece
 
     def listening(self, body: bytes | AsyncIterator[bytes]) -> Self:
-        """A context in which a caller that hangs up ends the work. An iterator listens by itself, until its end."""
+        """A context in which a caller that hangs up ends the work. An iterator listens by itself while it is read."""
         self._task = asyncio.current_task()
         if isinstance(body, bytes):
             self._listen()
         return self
 
     def _listen(self) -> None:
-        if self._task is None:
-            return  # An upload that was stopped by the end of the request itself.
-        self._listener = asyncio.get_running_loop().create_task(self._wait_for_the_end())
+        # Not twice, and not for an upload that comes to its end after the request.
+        if self._listener is None and self._task is not None:
+            self._listener = asyncio.get_running_loop().create_task(self._wait_for_the_end())
 
     async def _wait_for_the_end(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

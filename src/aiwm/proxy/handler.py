@@ -118,6 +118,8 @@ class Inference:
                     on_sent=meter.sent,
                 )
                 try:
+                    if response.status >= 300:
+                        client.body_unwanted()
                     await _relay(response, target, meter, client, send)
                 finally:
                     response.release()

@@ -151,41 +151,45 @@ async def test_a_streamed_body_is_listened_behind_once_it_is_whole() -> None:
     assert await is_gone(client, body, upload, caller)
 
 
-async def test_a_caller_is_listened_to_though_nobody_wants_the_rest_of_its_body() -> None:
-    caller = Caller(some(b"one"), some(b"two"))
+@pytest.mark.parametrize("read", ["nothing", "one piece", "until it was cancelled", "all of it"])
+async def test_a_caller_is_listened_to_once_nobody_wants_the_rest_of_its_body(read: str) -> None:
+    caller = Caller.sending(b"one", b"two") if read == "all of it" else Caller(some(b"one"))
     client = Client(caller, max_bytes=100)
     body = await client.stream()
     assert isinstance(body, AsyncGenerator)
 
     async def upload() -> None:
-        assert await anext(body) == b"one"
-        await body.aclose()
+        if read == "one piece":
+            assert await anext(body) == b"one"
+            await body.aclose()
+        elif read != "nothing":
+            task = asyncio.create_task(collected(body))
+            await turns()
+            task.cancel()
+            await turns()
+        client.body_unwanted()
 
     assert await is_gone(client, body, upload, caller)
 
 
-async def test_a_caller_is_listened_to_though_the_wait_for_its_body_was_given_up() -> None:
-    caller = Caller(some(b"one"))
-    client = Client(caller, max_bytes=100)
+async def test_what_nobody_wants_of_a_body_is_read_and_thrown_away() -> None:
+    caller = Caller(some(b"one"), some(b"two"), some(b"three"), LEFT)
+    client = Client(caller, max_bytes=3)
     body = await client.stream()
 
     async def upload() -> None:
-        task = asyncio.create_task(collected(body))
-        await turns()
-        task.cancel()
-        await turns()
+        client.body_unwanted()
 
-    assert await is_gone(client, body, upload, caller)
+    assert await is_gone(client, body, upload, Caller())
 
 
 async def test_an_upload_that_ends_after_the_request_is_not_listened_behind() -> None:
-    client = Client(Caller(some(b"one")), max_bytes=100)
+    client = Client(Caller.sending(b"one", b"two"), max_bytes=100)
     body = await client.stream()
     before = asyncio.all_tasks()
     async with client.listening(body):
-        upload = asyncio.create_task(collected(body))
-        await turns()
-    upload.cancel()
+        pass
+    assert await collected(body) == [b"one", b"two"]
     await turns()
     assert asyncio.all_tasks() == before
 
