@@ -40,6 +40,10 @@ class Target:
     allowed: frozenset[str] | None
     """Models that may be asked for; None for any."""
     timeouts: Timeouts
+    stream_usage_in_body: frozenset[str] = frozenset()
+    """Paths on which a stream is made to report its usage: the provider's, or none if the deployment is not to."""
+    drains: bool = False
+    """Whether an answer is read to its end when the caller has left."""
 
 
 @dataclass(frozen=True, slots=True)

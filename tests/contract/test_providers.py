@@ -36,6 +36,9 @@ class TestEveryProvider:
     def test_takes_its_model_in_the_body_or_in_the_path(self, provider: Provider) -> None:
         assert provider.model_in_body or provider.model_in_path
 
+    def test_is_asked_for_a_streams_usage_only_where_a_body_is_read_anyway(self, provider: Provider) -> None:
+        assert provider.stream_usage_in_body <= provider.model_in_body
+
     def test_has_a_recorded_answer_unless_it_is_a_row(self, provider: Provider) -> None:
         recorded = ROOT / "tests" / "recorded" / provider.name
         assert provider.name not in OWN or list(recorded.glob("*.truth.json"))

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field
 
 from aiwm.api.endpoints import endpoint_json
 from aiwm.control.deployments import Deployments, NewDeployment
-from aiwm.domain.deployments import Deployment, DeploymentStatus
+from aiwm.domain.deployments import Deployment, DeploymentStatus, OnDisconnect, StreamUsage
 from aiwm.domain.ids import checked_id
 from aiwm.domain.pages import PageQuery
 from aiwm.domain.users import Principal
@@ -39,6 +39,10 @@ class NewDeploymentBody(Body):
     resource_id: _Id | None = None
     allowed_models: _AllowedModels | None = None
     """Models that callers may ask for besides the deployed one. Without it they may ask for any of the provider's."""
+    stream_usage: StreamUsage = StreamUsage.INJECT
+    """`inject`: a stream is always made to report its usage, and the caller sees that only if it asked for it."""
+    on_disconnect: OnDisconnect = OnDisconnect.CANCEL
+    """When a caller leaves: `cancel` the call to the provider, or `drain` its answer to the end to count it."""
 
 
 class DeploymentChange(Body):
@@ -47,6 +51,8 @@ class DeploymentChange(Body):
     name: Name | None = None
     description: Description | None = None
     allowed_models: _AllowedModels | None = None
+    stream_usage: StreamUsage | None = None
+    on_disconnect: OnDisconnect | None = None
 
 
 class DeploymentAnswer(Answer):
@@ -57,6 +63,8 @@ class DeploymentAnswer(Answer):
     node_id: str | None = None
     resource_id: str | None = None
     allowed_models: list[str] | None = None
+    stream_usage: StreamUsage
+    on_disconnect: OnDisconnect
     status: DeploymentStatus
     error_message: str | None = None
     request_count: int
@@ -82,6 +90,8 @@ def deployment_json(deployment: Deployment) -> dict[str, Any]:
         "name": deployment.name,
         "description": deployment.description,
         "modelId": deployment.model_id,
+        "streamUsage": deployment.stream_usage,
+        "onDisconnect": deployment.on_disconnect,
         "status": deployment.status,
         "requestCount": deployment.totals.requests,
         "totalTokens": deployment.totals.tokens,
@@ -125,6 +135,8 @@ def router(deployments: Deployments, tokens: Tokens, *, public_url: str) -> APIR
             node_id=body.node_id,
             resource_id=body.resource_id,
             allowed_models=None if allowed is None else tuple(allowed),
+            stream_usage=body.stream_usage,
+            on_disconnect=body.on_disconnect,
         )
         return deployment_json(await deployments.create(principal, new))
 
@@ -154,7 +166,7 @@ def router(deployments: Deployments, tokens: Tokens, *, public_url: str) -> APIR
         "/{id}", response_model=None, responses={200: {"model": DeploymentAnswer}, **problems(400, 401, 403, 404, 409)}
     )
     async def change_deployment(id: str, body: DeploymentChange, principal: caller) -> dict[str, Any]:  # noqa: A002
-        """Change a deployment's name, description or allowed models."""
+        """Change a deployment: its words, its allowed models, or what becomes of streams and of callers who leave."""
         return deployment_json(await deployments.change(principal, checked_id(id, "Deployment"), _given(body)))
 
     @routes.delete(

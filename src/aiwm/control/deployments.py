@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from aiwm.control.targets import Targets
-from aiwm.domain.deployments import Deployment, DeploymentStatus, first_status
+from aiwm.domain.deployments import Deployment, DeploymentStatus, OnDisconnect, StreamUsage, first_status
 from aiwm.domain.ids import new_id
 from aiwm.domain.models import Model, ModelStatus
 from aiwm.domain.pages import Page, PageQuery
@@ -26,6 +26,8 @@ class NewDeployment:
     node_id: str | None = None
     resource_id: str | None = None
     allowed_models: tuple[str, ...] | None = None
+    stream_usage: StreamUsage = StreamUsage.INJECT
+    on_disconnect: OnDisconnect = OnDisconnect.CANCEL
 
 
 class Deployments:
@@ -82,6 +84,8 @@ class Deployments:
             node_id=new.node_id,
             resource_id=new.resource_id,
             allowed_models=new.allowed_models,
+            stream_usage=new.stream_usage,
+            on_disconnect=new.on_disconnect,
             status=first_status(model, node_id=new.node_id, resource_id=new.resource_id),
             created_by=principal.user_id,
             updated_by=principal.user_id,
@@ -93,7 +97,7 @@ class Deployments:
         return deployment
 
     async def change(self, principal: Principal, deployment_id: str, given: Mapping[str, Any]) -> Deployment:
-        """`given` holds the fields to change: name, description, allowed_models."""
+        """`given` holds the fields to change: name, description, allowed_models, stream_usage, on_disconnect."""
         before = await self._own(principal, deployment_id)
         return await self._write(before, self._touched(principal, replace(before, **given)))
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import structlog
 
-from aiwm.domain.deployments import Deployment, DeploymentStatus
+from aiwm.domain.deployments import Deployment, DeploymentStatus, OnDisconnect, StreamUsage
 from aiwm.domain.models import ENV_PREFIX, HEADER_PREFIX, KEY_FIELDS, ApiConfig, Model, Sealed, is_env_reference
 from aiwm.errors import AiwmError
 from aiwm.providers import registry
@@ -108,6 +108,10 @@ class Targets:
             model=identifier,
             aliases=frozenset({deployment.id, deployment.name}),
             allowed=None if allowed is None else frozenset(allowed),
+            stream_usage_in_body=(
+                provider.stream_usage_in_body if deployment.stream_usage is StreamUsage.INJECT else frozenset()
+            ),
+            drains=deployment.on_disconnect is OnDisconnect.DRAIN,
             timeouts=_timeouts(self._timeouts, config),
         )
 

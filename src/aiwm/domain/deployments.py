@@ -20,6 +20,23 @@ class DeploymentStatus(StrEnum):
     ERROR = "error"
 
 
+class StreamUsage(StrEnum):
+    """What is done so that a stream reports its usage when its caller did not ask for that."""
+
+    INJECT = "inject"
+    """The provider is asked, and what it adds is withheld from the caller."""
+    OFF = "off"
+    """Nothing: such a stream has no numbers."""
+
+
+class OnDisconnect(StrEnum):
+    """What becomes of the call to the provider when the caller leaves before the end of the answer."""
+
+    CANCEL = "cancel"
+    DRAIN = "drain"
+    """It goes on, and its answer is read to the end for its numbers."""
+
+
 USING_ITS_MODEL = (
     DeploymentStatus.QUEUED,
     DeploymentStatus.DEPLOYING,
@@ -54,6 +71,8 @@ class Deployment:
     node_id: str | None = None
     resource_id: str | None = None
     allowed_models: tuple[str, ...] | None = None
+    stream_usage: StreamUsage = StreamUsage.INJECT
+    on_disconnect: OnDisconnect = OnDisconnect.CANCEL
     status: DeploymentStatus
     error_message: str | None = None
     created_by: str

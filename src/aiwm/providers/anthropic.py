@@ -10,6 +10,7 @@ PROVIDER = Provider(
     default_headers={"anthropic-version": "2023-06-01"},
     # The last is its OpenAI-compatible path.
     model_in_body=frozenset({"messages", "messages/count_tokens", "complete", "chat/completions"}),
+    stream_usage_in_body=frozenset({"chat/completions"}),
     example_path="v1/messages",
     example_body={"max_tokens": 1024, "messages": [{"role": "user", "content": "Hello!"}]},
     usage=UsageFields(

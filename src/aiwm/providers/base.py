@@ -64,6 +64,8 @@ class Provider:
 
     model_in_body: frozenset[str] = frozenset()
     """Paths, without the version in front, whose JSON body takes a `model`. Only these are ever filled in."""
+    stream_usage_in_body: frozenset[str] = frozenset()
+    """Those of them where a stream reports its usage only if the body says `stream_options.include_usage`."""
     model_in_path: tuple[str, ...] = ()
     """Segments after which a path names the model (`/models/{model}:generateContent`)."""
 

@@ -5,6 +5,7 @@ from aiwm.providers.base import Provider, UsageFields
 PROVIDER = Provider(
     name="cohere",
     endpoint="https://api.cohere.com",
+    # No path takes stream_options: its own API reports usage unasked, its OpenAI-compatible one refuses to be asked.
     model_in_body=frozenset({"chat", "embed", "rerank", "chat/completions", "embeddings"}),
     example_path="v2/chat",
     example_body={"messages": [{"role": "user", "content": "Hello!"}]},

@@ -10,7 +10,8 @@ PROVIDER = Provider(
     key_header="x-goog-api-key",
     key_prefix="",
     model_in_path=("models", "tunedModels"),
-    # Its OpenAI-compatible paths, with `openai/` in the endpoint or in the path.
+    # Its OpenAI-compatible paths, with `openai/` in the endpoint or in the path. Asked for usage, they put it on every
+    # chunk, and no caller would be spared that: so they are not asked.
     model_in_body=_COMPATIBLE | {f"openai/{path}" for path in _COMPATIBLE},
     example_path="v1beta/models/{model}:generateContent",
     example_body={"contents": [{"parts": [{"text": "Hello!"}]}]},

@@ -18,6 +18,7 @@ PROVIDER = Provider(
             "images/generations",
         }
     ),
+    stream_usage_in_body=frozenset({"chat/completions", "completions"}),
     example_path="v1/chat/completions",
     example_body={"messages": [{"role": "user", "content": "Hello!"}]},
     usage=UsageFields(

@@ -30,9 +30,13 @@ OPENAI_COMPATIBLE: Mapping[str, str] = {
 }
 """Vendors that speak OpenAI's API: a row each, name -> the address people use."""
 
+REPORT_UNASKED = frozenset({"mistral", "perplexity"})
+"""Of these, whose streams report usage without `stream_options`; Mistral refuses a body that has them."""
+
 
 def _compatible(name: str, endpoint: str) -> Provider:
-    return replace(openai.PROVIDER, name=name, endpoint=endpoint, config_headers={})
+    asked = frozenset() if name in REPORT_UNASKED else openai.PROVIDER.stream_usage_in_body
+    return replace(openai.PROVIDER, name=name, endpoint=endpoint, config_headers={}, stream_usage_in_body=asked)
 
 
 PROVIDERS: Mapping[str, Provider] = {

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from sqlalchemy import ColumnElement, Row, and_, func, insert, select, update
 
-from aiwm.domain.deployments import Deployment, DeploymentStatus, Totals
+from aiwm.domain.deployments import Deployment, DeploymentStatus, OnDisconnect, StreamUsage, Totals
 from aiwm.domain.models import ModelStatus
 from aiwm.domain.pages import Page, PageQuery
 from aiwm.domain.users import Principal
@@ -143,6 +143,8 @@ def _deployment(row: Row[Any]) -> Deployment:
     allowed = row.allowed_models
     values |= {
         "status": DeploymentStatus(row.status),
+        "stream_usage": StreamUsage(row.stream_usage),
+        "on_disconnect": OnDisconnect(row.on_disconnect),
         "allowed_models": None if allowed is None else tuple(orjson.loads(allowed)),
         "totals": Totals(requests=row.requests, tokens=int(row.tokens)),
     }

@@ -127,6 +127,8 @@ deployments = Table(
     Column("node_id", _ID),
     Column("resource_id", _ID),
     Column("allowed_models", Text),
+    Column("stream_usage", String(16), nullable=False),
+    Column("on_disconnect", String(16), nullable=False),
     Column("status", String(16), nullable=False),
     Column("error_message", Text),
     *_history(),

@@ -116,8 +116,12 @@ NEW_DEPLOYMENT = {
     "nodeId": IDENTIFIER,
     "resourceId": IDENTIFIER,
     "allowedModels": MODELS,
+    "streamUsage": CHOICE,
+    "onDisconnect": CHOICE,
 }
-CHANGE_OF_DEPLOYMENT = {"name": NAME, "description": DESCRIPTION, "allowedModels": MODELS}
+CHANGE_OF_DEPLOYMENT = {
+    name: bad for name, bad in NEW_DEPLOYMENT.items() if name not in {"modelId", "nodeId", "resourceId"}
+}
 USERNAME = (*WRONG_TYPES, None, "", "ab", "a b", "a\x00bc", "a\nbc", "x" * 101, "x" * 5000)
 PASSWORD = (*WRONG_TYPES, None, "", "short", "x" * 129, "x" * 5000)
 ROLES = (5, None, "organization.viewer", {}, [5], [None], ["admin"], ["organization.owner\x00"], [["x"]], ["x"] * 101)

@@ -41,6 +41,8 @@ async def test_the_guides_deployment_is_made_and_runs_at_once(aiwm: Inside, org:
         ("name", "GPT-4 Production"),
         ("description", "Production deployment for GPT-4 Turbo"),
         ("modelId", model["_id"]),
+        ("streamUsage", "inject"),
+        ("onDisconnect", "cancel"),
         ("status", "running"),
         ("requestCount", 0),
         ("totalTokens", 0),
@@ -187,7 +189,13 @@ async def test_deployments_and_deactivations_at_once_leave_nothing_running_on_an
 
 async def test_a_change_changes_what_is_given_and_says_who_and_when(aiwm: Inside, org: str, editor: Caller) -> None:
     made = await editor.deployment()
-    changes = {"name": "New", "description": "line one\nline two", "allowedModels": ["gpt-4", "gpt-5"]}
+    changes = {
+        "name": "New",
+        "description": "line one\nline two",
+        "allowedModels": ["gpt-4", "gpt-5"],
+        "streamUsage": "off",
+        "onDisconnect": "drain",
+    }
 
     changed = await aiwm.caller(org=org, user="e" * 24)("PUT", f"/deployments/{made['_id']}", json=changes)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 import store_rows as rows
-from aiwm.domain.deployments import Deployment, DeploymentStatus, Totals
+from aiwm.domain.deployments import Deployment, DeploymentStatus, OnDisconnect, StreamUsage, Totals
 from aiwm.domain.models import DeploymentType, Model, ModelStatus, ModelType, Scope
 from aiwm.domain.pages import PageQuery
 from aiwm.domain.usage import Usage
@@ -46,6 +46,8 @@ async def test_a_deployment_comes_back_as_it_was_written(store: DeploymentStore,
         node_id="b" * 24,
         resource_id="c" * 24,
         allowed_models=("gpt-4", "o'neil %_"),
+        stream_usage=StreamUsage.OFF,
+        on_disconnect=OnDisconnect.DRAIN,
         status=DeploymentStatus.ERROR,
         error_message="it broke",
     )

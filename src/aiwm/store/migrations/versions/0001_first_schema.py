@@ -87,6 +87,8 @@ def upgrade() -> None:
         sa.Column("node_id", sa.String(length=24), nullable=True),
         sa.Column("resource_id", sa.String(length=24), nullable=True),
         sa.Column("allowed_models", sa.Text(), nullable=True),
+        sa.Column("stream_usage", sa.String(length=16), nullable=False),
+        sa.Column("on_disconnect", sa.String(length=16), nullable=False),
         sa.Column("status", sa.String(length=16), nullable=False),
         sa.Column("error_message", sa.Text(), nullable=True),
         sa.Column("created_by", sa.String(length=255), nullable=False),
