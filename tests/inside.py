@@ -123,8 +123,9 @@ class Caller:
 async def inside(folder: Path, **settings: Any) -> AsyncIterator[Inside]:
     """The whole program on a data directory of its own."""
     environment: dict[str, str] = {}
+    options = {"clock": settings.pop("clock")} if "clock" in settings else {}
     given = {"data_dir": folder, "jwt_secret": SECRET, "admin_password": "correct horse battery"} | settings
-    async with running(Settings(**given), variable=environment.get, draining=lambda: False) as program:
+    async with running(Settings(**given), variable=environment.get, draining=lambda: False, **options) as program:
         assert program.identity is not None
         async with (
             httpx2.AsyncClient(transport=_directly(program.gateway), base_url="http://aiwm") as http,

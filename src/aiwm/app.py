@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from aiwm import logs
 from aiwm.api.operation import Check
 from aiwm.api.routes import api_routes
+from aiwm.control.api_keys import ApiKeys
 from aiwm.control.deployments import Deployments
 from aiwm.control.models import Models
 from aiwm.control.organizations import Organizations
@@ -35,7 +36,7 @@ from aiwm.iam.routes import auth_routes, iam_routes
 from aiwm.identity import keys
 from aiwm.identity.jwks import RemoteKeys
 from aiwm.identity.passwords import Passwords
-from aiwm.identity.revocations import Revocations
+from aiwm.identity.revocations import Revocations, Revoked
 from aiwm.identity.secrets import SecretBox
 from aiwm.identity.signatures import KeySource, OwnKey, SharedSecret
 from aiwm.identity.tokens import TokenSigner, TokenVerifier
@@ -46,6 +47,7 @@ from aiwm.metering.recorder import Recorder
 from aiwm.proxy.handler import Inference, is_inference
 from aiwm.proxy.upstream import Upstream
 from aiwm.settings import LONGEST_TOKEN_SECONDS, Settings
+from aiwm.store.api_keys import ApiKeyStore
 from aiwm.store.database import Database
 from aiwm.store.deployments import DeploymentStore
 from aiwm.store.ledger import LedgerStore
@@ -109,13 +111,19 @@ async def running(
         sessions = SessionStore(database)
         model_store = ModelStore(database)
         deployment_store = DeploymentStore(database)
+        api_key_store = ApiKeyStore(database)
 
         own_key = _own_key(settings)
         remote = RemoteKeys(settings.jwks_url, http, clock=clock)
         source: KeySource = remote if own_key is None else own_key
-        await revocations.refresh(sessions.revoked_since)
+
+        async def revoked_since(time: int) -> list[Revoked]:
+            return [*await sessions.revoked_since(time), *await api_key_store.revoked_since(time)]
+
+        await revocations.refresh(revoked_since)
         verifier = TokenVerifier(
             source,
+            api_key=api_key_store.by_digest,
             issuer=settings.jwt_issuer,
             audience=settings.jwt_audience,
             revocations=revocations,
@@ -148,6 +156,8 @@ async def running(
             store=deployment_store, models=model_store, targets=targets, settled=recorder.flush, clock=clock
         )
 
+        api_keys = ApiKeys(store=api_key_store, revocations=revocations, uses=verifier.take_uses, clock=clock)
+
         log = logs.request_log(level=settings.log_level, as_json=settings.log_format == "json")
         control_bytes = min(settings.max_body_bytes, CONTROL_BODY_BYTES)
         iam = None if own_key is None else _Iam(settings, own_key, database, verifier, revocations, clock)
@@ -160,7 +170,8 @@ async def running(
             _journaling(journal),
             _background(watch(journals, ledger.add)),
             _recording(recorder),
-            _background(revocations.watch(sessions.revoked_since)),
+            _background(revocations.watch(revoked_since)),
+            _background(api_keys.watch_uses()),
         ):
             api = application(
                 title="AIWM",
@@ -169,6 +180,7 @@ async def running(
                     api_routes(
                         model_verbs=models,
                         deployment_verbs=deployments,
+                        api_key_verbs=api_keys,
                         tokens=verifier,
                         checks=_checks(database, journal, recorder, draining),
                         metrics=metrics.exposition,

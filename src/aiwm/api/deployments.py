@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from aiwm.api.endpoints import endpoint_json
 from aiwm.control.deployments import Deployments, NewDeployment
@@ -11,21 +11,11 @@ from aiwm.domain.deployments import Deployment, DeploymentStatus, OnDisconnect, 
 from aiwm.domain.ids import checked_id
 from aiwm.domain.pages import PageQuery
 from aiwm.domain.users import Principal
-from aiwm.errors import Invalid
 from aiwm.store.deployments import FIELDS, SORTABLE
 from aiwm.web.lists import page_json, page_query, parameters
 from aiwm.web.principals import Tokens, authenticated
-from aiwm.web.schemas import Answer, Body, Deleted, Description, Line, Name, changes, deleted, history, problems
+from aiwm.web.schemas import Answer, Body, Deleted, Description, Id, Line, Name, changes, deleted, history, problems
 
-
-def _id(text: str) -> str:
-    try:
-        return checked_id(text, "the")
-    except Invalid:
-        raise ValueError("must be 24 hexadecimal digits") from None
-
-
-_Id = Annotated[str, Field(max_length=24), AfterValidator(_id)]
 _AllowedModels = Annotated[
     list[Annotated[Line, Field(min_length=1, max_length=200)]], Field(min_length=1, max_length=100)
 ]
@@ -34,9 +24,9 @@ _AllowedModels = Annotated[
 class NewDeploymentBody(Body):
     name: Name
     description: Description = ""
-    model_id: _Id
-    node_id: _Id | None = None
-    resource_id: _Id | None = None
+    model_id: Id
+    node_id: Id | None = None
+    resource_id: Id | None = None
     allowed_models: _AllowedModels | None = None
     """Models that callers may ask for besides the deployed one. Without it they may ask for any of the provider's."""
     stream_usage: StreamUsage = StreamUsage.INJECT

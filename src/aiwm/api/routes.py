@@ -5,6 +5,7 @@
 | /healthz, /readyz, /metrics      | `operation.py`   |
 | /models                          | `models.py`      |
 | /deployments                     | `deployments.py` |
+| /api-keys                        | `api_keys.py`    |
 | /deployments/{id}/inference/...  | `aiwm.proxy`, which stands in front of this table; here it is only documented |
 """
 
@@ -14,7 +15,8 @@ from collections.abc import Callable, Mapping
 
 from fastapi import APIRouter
 
-from aiwm.api import deployments, models, operation
+from aiwm.api import api_keys, deployments, models, operation
+from aiwm.control.api_keys import ApiKeys
 from aiwm.control.deployments import Deployments
 from aiwm.control.models import Models
 from aiwm.web.principals import Tokens
@@ -25,6 +27,7 @@ def api_routes(
     *,
     model_verbs: Models,
     deployment_verbs: Deployments,
+    api_key_verbs: ApiKeys,
     tokens: Tokens,
     checks: Mapping[str, operation.Check],
     metrics: Callable[[], bytes],
@@ -34,6 +37,7 @@ def api_routes(
     router.include_router(operation.router(checks, metrics))
     router.include_router(models.router(model_verbs, tokens))
     router.include_router(deployments.router(deployment_verbs, tokens, public_url=public_url))
+    router.include_router(api_keys.router(api_key_verbs, tokens))
     router.include_router(_inference())
     return router
 

@@ -12,7 +12,7 @@ from aiwm.control.attempts import Attempts
 from aiwm.domain.ids import new_id
 from aiwm.domain.times import Clock
 from aiwm.domain.users import Principal, Session, User, UserStatus, password_problem, username_key, username_problem
-from aiwm.errors import Invalid, NotFound, Unauthorized, WrongState
+from aiwm.errors import Forbidden, Invalid, NotFound, Unauthorized, WrongState
 from aiwm.identity.passwords import Passwords
 from aiwm.identity.revocations import Revocations
 from aiwm.identity.tokens import TokenSigner
@@ -93,6 +93,7 @@ class Sessions:
         await self._end(_own_session(principal))
 
     async def profile(self, principal: Principal) -> User:
+        _refuse_key(principal)
         user = await self._users.get(principal.home_org_id, principal.user_id)
         if user is None:
             raise NotFound(f"User with ID {principal.user_id} not found")
@@ -163,7 +164,14 @@ class Sessions:
             self._revocations.revoke([session_id])
 
 
+def _refuse_key(principal: Principal) -> None:
+    """A key is its maker's work, not its maker."""
+    if principal.api_key_id is not None:
+        raise Forbidden("This is an API key, not a login; its organization's owner manages it under /api-keys")
+
+
 def _own_session(principal: Principal) -> str:
+    _refuse_key(principal)
     if not principal.session:
         raise WrongState("This token comes from another identity service: log out or change the password there")
     return principal.session

@@ -69,20 +69,26 @@ class Session:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """Who is calling, as a verified token says. `org_id` is the organization acted in."""
+    """Who is calling, as a verified token or API key says. `org_id` is the organization acted in."""
 
     user_id: str
     username: str
     org_id: str
     roles: tuple[Role, ...]
     session: str
-    """Names the login that the token comes from; empty for tokens of another IAM."""
+    """Names the login that the token comes from, or the API key; empty for tokens of another IAM."""
     issued_at: int
     expires_at: int
     """Both in seconds since the epoch, as tokens have them."""
     home_org_id: str
     """The organization the user belongs to; differs from `org_id` only for a universe.owner acting elsewhere."""
     rank: int
+    api_key_id: str | None = None
+    """The key that was shown; None for a token."""
+    deployments: frozenset[str] | None = None
+    """The only ones that the key is for; None for all."""
+    correlation_id: str = ""
+    """Of the request, where what it does is written down."""
 
     @property
     def is_universe_owner(self) -> bool:
@@ -92,6 +98,11 @@ class Principal:
         """Raises Forbidden unless the caller has `role` or one above it."""
         if self.rank < role.rank:
             raise Forbidden(f"This needs the role {role}; you have: {', '.join(self.roles) or 'none'}")
+
+    def require_deployment(self, deployment_id: str) -> None:
+        """Raises Forbidden unless the caller's key is for it, whether there is such a deployment or not."""
+        if self.deployments is not None and deployment_id not in self.deployments:
+            raise Forbidden(f"This API key is not for deployment {deployment_id}")
 
     def acting_in(self, org_id: str) -> Principal:
         """The same caller in another organization; Forbidden for all but universe.owner."""

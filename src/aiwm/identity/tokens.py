@@ -1,7 +1,7 @@
-"""Access tokens: what ours say, and who a token says is calling.
+"""Access tokens and API keys: what our tokens say, and who a credential says is calling.
 
-A token that was verified once is known by the SHA-256 of all its bytes, so on the hot path it costs
-a digest, a look-up and a comparison. It is forgotten when it expires, when its session is revoked,
+A credential that was verified once is known by the SHA-256 of all its bytes, so on the hot path it costs
+a digest, a look-up and a comparison. It is forgotten when it expires, when its session or key is revoked,
 and after five minutes at the latest, so that a key which is no longer good is noticed.
 """
 
@@ -11,7 +11,7 @@ import base64
 import json
 import re
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from hashlib import sha256
 from typing import Any, Final
 
@@ -20,13 +20,18 @@ from joserfc.errors import JoseError
 from joserfc.jwa import JWSAlgModel
 from joserfc.jwk import KeySetSerialization
 
+from aiwm.domain import api_keys
+from aiwm.domain.api_keys import ApiKey
 from aiwm.domain.times import Clock
 from aiwm.domain.users import Principal, Role, User, highest_rank
-from aiwm.errors import Unauthorized
+from aiwm.errors import Unauthorized, Unavailable
 from aiwm.identity.revocations import Revocations
 from aiwm.identity.signatures import DEFAULT_NAME, KeySource, SigningKey
 
 MAX_TOKEN_BYTES: Final = 16_384
+
+FindKey = Callable[[bytes], Awaitable[ApiKey | None]]
+"""The API key with that digest, None when there is none. Raises Unavailable if nobody can know."""
 
 _CACHED_TOKENS: Final = 10_000
 _CACHED_MS: Final = 300_000
@@ -82,6 +87,7 @@ class TokenVerifier:
         self,
         keys: KeySource,
         *,
+        api_key: FindKey | None = None,
         issuer: str = "",
         audience: str = "",
         revocations: Revocations,
@@ -89,29 +95,62 @@ class TokenVerifier:
         capacity: int = _CACHED_TOKENS,
     ) -> None:
         self._keys = keys
+        self._api_key = api_key
         self._issuer = issuer or keys.default_name
         self._audience = audience or keys.default_name
         self._revocations = revocations
         self._clock = clock
         self._capacity = capacity
         self._known: dict[bytes, tuple[int, Principal]] = {}
+        self._uses: dict[str, int] = {}
         revocations.on_revoked(self._forget)
 
     def known(self, token: bytes) -> Principal | None:
         """The caller, if this very token was verified lately and is still good. Does no I/O and raises nothing."""
         entry = self._known.get(sha256(token).digest())
-        return entry[1] if entry is not None and self._clock() < entry[0] else None
+        if entry is None:
+            return None
+        now, (until, principal) = self._clock(), entry
+        if now >= until:
+            return None
+        if principal.api_key_id is not None:
+            self._uses[principal.api_key_id] = now
+        return principal
 
     async def verify(self, token: bytes) -> Principal:
         """Raises Unauthorized whatever is wrong with the token, and Unavailable if its key cannot be fetched."""
         known = self.known(token)
         if known is not None:
             return known
-        principal = _principal(await self._claims(token))
+        principal = (
+            await self._key_holder(token) if api_keys.is_secret(token) else _principal(await self._claims(token))
+        )
         # Asked after the last wait: a session that was revoked meanwhile must not get into the cache.
         if principal.session in self._revocations:
             raise Unauthorized
         self._remember(token, principal)
+        return principal
+
+    def take_uses(self) -> Mapping[str, int]:
+        """Which API keys were shown since this was asked last, and when."""
+        uses, self._uses = self._uses, {}
+        return uses
+
+    async def _key_holder(self, secret: bytes) -> Principal:
+        digest = api_keys.digest(secret)
+        try:
+            key = None if self._api_key is None else await self._api_key(digest)
+        except Unavailable:
+            # Known once, and nobody told of its end: a database that is away must not stop our callers.
+            known = self._known.get(digest)
+            if known is None or self._clock() >= known[1].expires_at * 1000:
+                raise
+            principal = known[1]
+        else:
+            if key is None or not key.is_good(self._clock):
+                raise Unauthorized
+            principal = key.principal()
+        self._uses[str(principal.api_key_id)] = self._clock()
         return principal
 
     async def _claims(self, token: bytes) -> Mapping[str, Any]:

@@ -73,6 +73,7 @@ class Inference:
         facts = scope["aiwm"]
         principal = await self._caller(scope)
         deployment_id, path = _split(scope)
+        principal.require_deployment(deployment_id)
         target = self._targets.running(deployment_id, principal.org_id)
         facts.deployment_id = deployment_id
 

@@ -67,7 +67,7 @@ class DeploymentStore:
         return ModelStatus.ACTIVE
 
     async def get(self, principal: Principal, deployment_id: str) -> Deployment | None:
-        return await self._one(_with_totals.c.id == deployment_id, _with_totals.c.org_id == principal.org_id)
+        return await self._one(_with_totals.c.id == deployment_id, _visible(principal))
 
     async def by_id(self, deployment_id: str) -> Deployment | None:
         """Whoever asks; only for building targets."""
@@ -75,7 +75,7 @@ class DeploymentStore:
 
     async def list(self, principal: Principal, query: PageQuery) -> Page[Deployment]:
         where = and_(
-            _with_totals.c.org_id == principal.org_id,
+            _visible(principal),
             *matching(query, FIELDS, searched=(_with_totals.c.name, _with_totals.c.description)),
         )
         async with self._database.reading() as connection:
@@ -110,6 +110,12 @@ class DeploymentStore:
         async with self._database.reading() as connection:
             row = (await connection.execute(select(_with_totals).where(*where))).one_or_none()
             return None if row is None else _deployment(row)
+
+
+def _visible(principal: Principal) -> ColumnElement[bool]:
+    """Its organization's; for an API key that is limited, those that it is for."""
+    own = _with_totals.c.org_id == principal.org_id
+    return own if principal.deployments is None else and_(own, _with_totals.c.id.in_(principal.deployments))
 
 
 def _locked_model(model_id: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import orjson
@@ -107,7 +108,17 @@ class ModelStore:
 
 
 def _visible(principal: Principal) -> ColumnElement[bool]:
-    """public: everybody; org: its organization; private: its creator, and the operator acting there."""
+    """public: everybody; org: its organization; private: its creator, and the operator acting there.
+
+    For an API key that is limited, only the models of its deployments.
+    """
+    if principal.deployments is not None:
+        of_it = select(deployments.c.model_id).where(
+            deployments.c.id.in_(principal.deployments),
+            deployments.c.org_id == principal.org_id,
+            deployments.c.deleted_at.is_(None),
+        )
+        return and_(models.c.id.in_(of_it), _visible(replace(principal, deployments=None)))
     own = models.c.org_id == principal.org_id
     if principal.is_universe_owner:
         return or_(models.c.scope == Scope.PUBLIC, own)

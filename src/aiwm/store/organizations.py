@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from aiwm.domain.pages import Page, PageQuery
 from aiwm.domain.users import Organization
 from aiwm.errors import Conflict
+from aiwm.store.api_keys import revoke_keys_of_organization
 from aiwm.store.database import Database
 from aiwm.store.lists import matching, page
 from aiwm.store.sessions import revoke_sessions_of
@@ -55,7 +56,7 @@ class OrganizationStore:
             await _change(connection, before, _columns(after))
 
     async def delete(self, before: Organization, *, by: str, at: int) -> Sequence[str]:
-        """Soft, with its last user. Answers the sessions that this has ended.
+        """Soft, with its last user. Answers the sessions and API keys that this has ended.
 
         Raises Conflict while it has models, deployments or more than one user: nothing is lost by accident.
         """
@@ -65,7 +66,8 @@ class OrganizationStore:
             gone = {"updated_by": by, "updated_at": at, "deleted_at": at}
             await _change(connection, before, gone)
             await connection.execute(update(users).where(users.c.id.in_(members)).values(gone))
-            return await revoke_sessions_of(connection, members, at=at)
+            ended = await revoke_sessions_of(connection, members, at=at)
+            return [*ended, *await revoke_keys_of_organization(connection, before.id, by=by, at=at)]
 
 
 async def add_organization(connection: AsyncConnection, organization: Organization) -> None:

@@ -88,6 +88,25 @@ sessions = Table(
 """One login. `refresh_hash` is the SHA-256 of the one refresh token that is good now: any other token of the
 session is an old one, and showing it revokes the session."""
 
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("org_id", String(255), nullable=False),
+    Column("user_id", String(255), nullable=False, index=True),
+    Column("name", String(100), nullable=False),
+    Column("digest", LargeBinary(32), nullable=False, unique=True),
+    Column("masked", String(32), nullable=False),
+    Column("deployments", Text),
+    Column("expires_at", BigInteger),
+    Column("last_used_at", BigInteger),
+    *_history(),
+    Index("ix_api_keys_org_id_created_at", "org_id", "created_at"),
+    Index("ix_api_keys_deleted_at", "deleted_at"),
+)
+"""`digest` is the SHA-256 of the secret, which is nowhere. `deployments` is a JSON list of ids. A key that is revoked
+is deleted."""
+
 models = Table(
     "models",
     metadata,

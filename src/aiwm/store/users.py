@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from aiwm.domain.pages import Page, PageQuery
 from aiwm.domain.users import Organization, Role, User, UserStatus, username_key
 from aiwm.errors import Conflict
+from aiwm.store.api_keys import revoke_keys_of_user
 from aiwm.store.database import Database
 from aiwm.store.lists import matching, page
 from aiwm.store.organizations import add_organization, lock_organization
@@ -86,7 +87,7 @@ class UserStore:
             return await page(connection, users, where, query, SORTABLE, FIELDS, _user)
 
     async def change(self, before: User, after: User, *, end_sessions: bool, keep_session: str = "") -> Sequence[str]:
-        """Writes `after` and answers the sessions that this has ended.
+        """Writes `after` and answers the sessions that this has ended, and the API keys if the user may no longer act.
 
         Raises Conflict when the username is taken, when the organization or the installation would be without an
         active owner, and when somebody else changed the user since `before` was read.
@@ -97,7 +98,11 @@ class UserStore:
                 await _change(connection, before, after)
                 if not end_sessions:
                     return ()
-                return await revoke_sessions_of(connection, [before.id], at=after.updated_at, keep=keep_session)
+                at = after.updated_at
+                ended = await revoke_sessions_of(connection, [before.id], at=at, keep=keep_session)
+                if after.status is UserStatus.ACTIVE:
+                    return ended
+                return [*ended, *await revoke_keys_of_user(connection, before.id, by=after.updated_by, at=at)]
         except IntegrityError as error:
             raise _taken(after) from error
 
@@ -111,11 +116,12 @@ class UserStore:
             )
 
     async def delete(self, before: User, *, by: str, at: int) -> Sequence[str]:
-        """Soft. Answers the sessions that this has ended; raises Conflict as `change` does."""
+        """Soft. Answers the sessions and API keys that this has ended; raises Conflict as `change` does."""
         async with self._database.writing() as connection:
             await _require_owners(connection, before, None)
             await _change(connection, before, before, updated_by=by, updated_at=at, deleted_at=at)
-            return await revoke_sessions_of(connection, [before.id], at=at)
+            ended = await revoke_sessions_of(connection, [before.id], at=at)
+            return [*ended, *await revoke_keys_of_user(connection, before.id, by=by, at=at)]
 
 
 def _in(org_id: str | None) -> ColumnElement[bool]:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from aiwm.domain import times
+from aiwm.domain.ids import checked_id
 from aiwm.errors import Invalid
 
 _LINE_BREAKERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -34,6 +35,15 @@ def _printable(text: str) -> str:
     return text
 
 
+def _id(text: str) -> str:
+    try:
+        return checked_id(text, "the")
+    except Invalid:
+        raise ValueError("must be 24 hexadecimal digits") from None
+
+
+Id = Annotated[str, Field(max_length=24), AfterValidator(_id)]
+"""The id of another object."""
 Line = Annotated[str, AfterValidator(_one_line)]
 """Text without line breaks and other control characters."""
 Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_one_line), AfterValidator(_not_blank)]

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from joserfc import jws, jwt
 from joserfc.jwk import ECKey, OctKey, RSAKey
 
+from aiwm.domain import api_keys
+from aiwm.domain.api_keys import ApiKey
 from aiwm.domain.users import Principal, Role, User, UserStatus
-from aiwm.errors import Unauthorized
+from aiwm.errors import Unauthorized, Unavailable
 from aiwm.identity.revocations import Revocations
 from aiwm.identity.signatures import KeySource, OwnKey, SharedSecret, VerifyingKey
 from aiwm.identity.tokens import TokenSigner, TokenVerifier
@@ -399,3 +401,132 @@ async def test_a_session_that_is_revoked_while_its_token_is_verified_does_not_ge
             return await super().find(algorithm, kid)
 
     await _refused(_verifier(Slow(RSA), revocations=revocations, clock=clock), _token(CLAIMS))
+
+
+# --- API keys --------------------------------------------------------------------------------------------------
+
+
+class Keys:
+    """One key, and how often it was looked for."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.secret = api_keys.new_secret().encode()
+        self.asked = 0
+        self.away = False
+        self.key: ApiKey | None = ApiKey(
+            **{
+                "id": SESSION, "org_id": "red", "user_id": "mai", "name": "Batch",
+                "digest": api_keys.digest(self.secret), "masked": "…", "deployments": None, "expires_at": None,
+                "last_used_at": None, "created_by": "mai", "updated_by": "mai", "created_at": 0, "updated_at": 0,
+            } | changes
+        )  # fmt: skip
+
+    async def __call__(self, digest: bytes) -> ApiKey | None:
+        self.asked += 1
+        if self.away:
+            raise Unavailable
+        return self.key if self.key and self.key.digest == digest else None
+
+
+async def test_an_api_key_is_looked_for_once_and_then_as_cheap_as_a_token() -> None:
+    keys = Keys()
+    verifier = _verifier(api_key=keys)
+    assert verifier.known(keys.secret) is None
+
+    caller = await verifier.verify(keys.secret)
+
+    assert (caller.api_key_id, caller.roles) == (SESSION, (Role.VIEWER,))
+    assert verifier.known(keys.secret) is caller
+    assert await verifier.verify(keys.secret) is caller
+    assert keys.asked == 1
+
+
+async def test_a_key_of_another_digest_is_nobodys() -> None:
+    keys = Keys()
+
+    await _refused(_verifier(api_key=keys), api_keys.new_secret().encode())
+    await _refused(_verifier(), keys.secret)
+
+
+async def test_what_has_not_the_form_of_a_key_is_not_looked_for() -> None:
+    keys = Keys()
+
+    await _refused(_verifier(api_key=keys), keys.secret + b"x")
+
+    assert keys.asked == 0
+
+
+async def test_a_revoked_key_stops_at_once_though_it_is_known() -> None:
+    keys, clock = Keys(), Clock()
+    revocations = Revocations(keep_seconds=3600, clock=clock)
+    verifier = _verifier(api_key=keys, revocations=revocations, clock=clock)
+    await verifier.verify(keys.secret)
+
+    revocations.revoke([SESSION])
+
+    # Even a row that a slow reading still finds does not bring it back.
+    await _refused(verifier, keys.secret)
+
+
+async def test_a_key_that_expires_is_not_known_beyond_its_end() -> None:
+    clock = Clock()
+    keys = Keys(expires_at=clock() + 10_000)
+    verifier = _verifier(api_key=keys, clock=clock)
+    await verifier.verify(keys.secret)
+    clock.seconds += 9
+    assert verifier.known(keys.secret)
+
+    clock.seconds += 1
+
+    await _refused(verifier, keys.secret)
+
+
+async def test_a_known_key_is_looked_for_again_after_five_minutes() -> None:
+    keys, clock = Keys(), Clock()
+    verifier = _verifier(api_key=keys, clock=clock)
+    await verifier.verify(keys.secret)
+    keys.key = None
+    clock.seconds += 301
+
+    await _refused(verifier, keys.secret)
+
+
+async def test_a_database_that_is_away_does_not_stop_a_key_that_was_known() -> None:
+    keys, clock = Keys(), Clock()
+    keys.away = True
+    verifier = _verifier(api_key=keys, clock=clock)
+    with pytest.raises(Unavailable):
+        await verifier.verify(keys.secret)
+    keys.away = False
+    await verifier.verify(keys.secret)
+    keys.away = True
+    clock.seconds += 301
+
+    assert (await verifier.verify(keys.secret)).api_key_id == SESSION
+
+    assert verifier.known(keys.secret)
+
+
+async def test_a_database_that_is_away_does_not_prolong_a_key() -> None:
+    clock = Clock()
+    keys = Keys(expires_at=clock() + 10_000)
+    verifier = _verifier(api_key=keys, clock=clock)
+    await verifier.verify(keys.secret)
+    keys.away = True
+    clock.seconds += 10
+
+    with pytest.raises(Unavailable):
+        await verifier.verify(keys.secret)
+
+
+async def test_uses_of_keys_are_told_once_with_the_time_of_the_last() -> None:
+    keys, clock = Keys(), Clock()
+    verifier = _verifier(api_key=keys, clock=clock)
+    await verifier.verify(keys.secret)
+    assert verifier.take_uses() == {SESSION: NOW * 1000}
+    assert verifier.take_uses() == {}
+    for _ in range(3):
+        clock.seconds += 1
+        verifier.known(keys.secret)
+
+    assert verifier.take_uses() == {SESSION: (NOW + 3) * 1000}

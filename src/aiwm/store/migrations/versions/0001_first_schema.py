@@ -1,4 +1,4 @@
-"""The first schema: organizations, users, sessions, models, deployments, the ledger."""
+"""The first schema: organizations, users, sessions, API keys, models, deployments, the ledger."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,6 +8,28 @@ down_revision = None
 
 
 def upgrade() -> None:
+    op.create_table(
+        "api_keys",
+        sa.Column("id", sa.String(length=24), nullable=False),
+        sa.Column("org_id", sa.String(length=255), nullable=False),
+        sa.Column("user_id", sa.String(length=255), nullable=False),
+        sa.Column("name", sa.String(length=100), nullable=False),
+        sa.Column("digest", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("masked", sa.String(length=32), nullable=False),
+        sa.Column("deployments", sa.Text(), nullable=True),
+        sa.Column("expires_at", sa.BigInteger(), nullable=True),
+        sa.Column("last_used_at", sa.BigInteger(), nullable=True),
+        sa.Column("created_by", sa.String(length=255), nullable=False),
+        sa.Column("updated_by", sa.String(length=255), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False),
+        sa.Column("deleted_at", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name="pk_api_keys"),
+        sa.UniqueConstraint("digest", name="uq_api_keys_digest"),
+    )
+    op.create_index("ix_api_keys_deleted_at", "api_keys", ["deleted_at"], unique=False)
+    op.create_index("ix_api_keys_org_id_created_at", "api_keys", ["org_id", "created_at"], unique=False)
+    op.create_index("ix_api_keys_user_id", "api_keys", ["user_id"], unique=False)
     op.create_table(
         "deployment_totals",
         sa.Column("deployment_id", sa.String(length=24), nullable=False),
