@@ -1,4 +1,4 @@
-"""Puts the deployed model into a request's JSON body and leaves every other byte as it was.
+"""Puts the deployed model into a request's JSON body, and the question for usage; every other byte stays as it was.
 
 Decoding and encoding again would lose what the caller wrote: large integers, floats, duplicate keys, escapes, spaces.
 So the body is decoded only to know what is in it, and bytes are cut in where they belong.
@@ -19,13 +19,25 @@ class Spliced(msgspec.Struct, frozen=True, gc=False):
     """The model `body` asks for; None if we cannot tell."""
     is_object: bool
     stream: bool
+    asks_usage: bool = False
+    """Whether `body` asks for a stream's usage and the caller's did not."""
 
 
-def with_model(body: bytes, *, model: str, aliases: frozenset[str], allowed: frozenset[str] | None = None) -> Spliced:
+def with_model(
+    body: bytes,
+    *,
+    model: str,
+    aliases: frozenset[str],
+    allowed: frozenset[str] | None = None,
+    stream_usage: bool = False,
+) -> Spliced:
     """The body with `model` where it names none, or names the deployment (`aliases`) instead of a model.
 
     With `allowed`, only these models and `model` itself may be asked for, and whoever reads the body behind us must
     read the same model in it as we do.
+
+    With `stream_usage`, a body that asks for a stream and not for its usage asks for that too
+    (`stream_options.include_usage`), unless its `stream_options` are none that we can read.
     """
     head = _head(body)
     if head is None:
@@ -38,17 +50,31 @@ def with_model(body: bytes, *, model: str, aliases: frozenset[str], allowed: fro
         # Go's JSON decoder, and so many a server, takes "Model" for "model".
         raise Invalid("The body has a key that differs from 'model' only in upper and lower case; remove it")
     asked: str | None = model
+    first: list[bytes] = []
+    cuts: list[_Cut] = []
     if isinstance(head.model, msgspec.UnsetType):
-        body = _inserted(body, model)
+        first.append(b'"model":' + _encoded(model))
     else:
         asked = _text(head.model)
         if asked in aliases:
-            body = _replaced(body, bytes(head.model), model)
+            (start,) = _own_values(body, _EXACT)
+            cuts.append((start, start + len(bytes(head.model)), _encoded(model)))
             asked = model
     if allowed is not None and asked != model and asked not in allowed:
         what = "The body's 'model' must be a text" if asked is None else f"Model {_quoted(asked)} is not allowed"
         raise Invalid(f"{what}: {_allowed_text(model, allowed)}")
-    return Spliced(body, asked, is_object=True, stream=head.stream == _TRUE)
+    stream = head.stream == _TRUE
+    asks_usage = False
+    if stream_usage and stream:
+        if isinstance(head.stream_options, msgspec.UnsetType):
+            first.append(b'"stream_options":' + _ASKING)
+            asks_usage = True
+        elif (cut := _asking(body, bytes(head.stream_options))) is not None:
+            cuts.append(cut)
+            asks_usage = True
+    if first:
+        cuts.append(_at_the_front(body, first))
+    return Spliced(_spliced(body, cuts), asked, is_object=True, stream=stream, asks_usage=asks_usage)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------
@@ -57,12 +83,19 @@ def with_model(body: bytes, *, model: str, aliases: frozenset[str], allowed: fro
 class _Head(msgspec.Struct):
     model: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     stream: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    stream_options: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 _decode_head = msgspec.json.Decoder(_Head).decode
+_decode_options = msgspec.json.Decoder(_StreamOptions).decode
 _decode_values = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_text = msgspec.json.Decoder(str).decode
 _TRUE = msgspec.Raw(b"true")
+_NOT_ASKED = (b"false", b"null")
 
 
 def _head(body: bytes) -> _Head | None:
@@ -90,9 +123,19 @@ def _text(value: msgspec.Raw) -> str | None:
 # What is before it is looked at last because a pattern that begins with plain text is searched for much faster.
 
 
-_LETTERS = "".join(rf"(?:{char}|\\u00(?i:{ord(char):x}))" for char in "model")
+def _letters(name: str) -> str:
+    return "".join(rf"(?:{char}|\\u00(?i:{ord(char):x}))" for char in name)
+
+
+def _key(name: str) -> re.Pattern[bytes]:
+    return re.compile(rf'"(?<=[{{,\s]"){_letters(name)}"\s*:\s*'.encode())
+
+
+_LETTERS = _letters("model")
 _ANY_CASE = "".join(rf"(?:(?i:{char})|\\u00(?:(?i:{ord(char):x})|(?i:{ord(char.upper()):x})))" for char in "model")
-_EXACT = re.compile(rf'"(?<=[{{,\s]"){_LETTERS}"\s*:\s*'.encode())
+_EXACT = _key("model")
+_STREAM_OPTIONS = _key("stream_options")
+_INCLUDE_USAGE = _key("include_usage")
 _OTHER_CASE = re.compile(rf'"(?<=[{{,\s]")(?!{_LETTERS}"){_ANY_CASE}"\s*:\s*'.encode())
 _MODEL = b'"model"'
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
@@ -131,17 +174,53 @@ def _depth_change(part: bytes) -> int:
 
 _encoded = msgspec.json.Encoder().encode
 _EMPTY = re.compile(rb"\s*\}")
+_ASKING = b'{"include_usage":true}'
+
+_Cut = tuple[int, int, bytes]
+"""From where to where, and what comes there instead."""
 
 
-def _inserted(body: bytes, model: str) -> bytes:
+def _at_the_front(body: bytes, members: list[bytes]) -> _Cut:
     start = body.index(b"{") + 1
     comma = b"" if _EMPTY.match(body, start) else b","
-    return b"".join((body[:start], b'"model":', _encoded(model), comma, memoryview(body)[start:]))
+    return start, start, b",".join(members) + comma
 
 
-def _replaced(body: bytes, value: bytes, model: str) -> bytes:
-    (start,) = _own_values(body, _EXACT)
-    return b"".join((body[:start], _encoded(model), memoryview(body)[start + len(value) :]))
+def _asking(body: bytes, options: bytes) -> _Cut | None:
+    """How the `stream_options` that are there come to ask; None if they do, or are not of a kind that could."""
+    if options == b"null":
+        cut: _Cut = (0, len(options), _ASKING)
+    else:
+        try:
+            asked = _decode_options(options).include_usage
+        except (msgspec.DecodeError, RecursionError):
+            return None
+        if isinstance(asked, msgspec.UnsetType):
+            cut = _at_the_front(options, [b'"include_usage":true'])
+        elif bytes(asked) not in _NOT_ASKED or (at := _only(options, _INCLUDE_USAGE)) is None:
+            return None
+        else:
+            cut = (at, at + len(bytes(asked)), b"true")
+    start = _only(body, _STREAM_OPTIONS)
+    return None if start is None else (start + cut[0], start + cut[1], cut[2])
+
+
+def _only(body: bytes, key: re.Pattern[bytes]) -> int | None:
+    """Where the value of this key begins; None if the key is there twice, and who knows which of them counts."""
+    places = _own_values(body, key)
+    return places[0] if len(places) == 1 else None
+
+
+def _spliced(body: bytes, cuts: list[_Cut]) -> bytes:
+    if not cuts:
+        return body
+    pieces: list[bytes | memoryview] = []
+    at = 0
+    for start, end, text in sorted(cuts):
+        pieces += (body[at:start], text)
+        at = end
+    pieces.append(memoryview(body)[at:])
+    return b"".join(pieces)
 
 
 # --- saying ----------------------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ class EventSplitter:
         for event in _BLANK_LINE.split(complete) if b"\r" in complete else complete.split(b"\n\n"):
             if len(event) > self._max and len(event.strip(_LINE_ENDS)) > self._max:
                 self.oversize += 1
-            elif self._matches(event) and self._matches(data := _data(event)):
+            elif self._matches(event) and self._matches(data := data_of(event)):
                 found.append(data)
         return found
 
@@ -119,7 +119,7 @@ def _last_blank_line(text: bytearray) -> int:
     return max(text.rfind(end) for end in _BLANK_LINES)
 
 
-def _data(event: bytes) -> bytes:
+def data_of(event: bytes) -> bytes:
     """What the event's data lines say, without the one space that may follow the colon."""
     if event.startswith(b"data: ") and b"\n" not in event and b"\r" not in event:
         return event[6:]

@@ -133,6 +133,76 @@ def test_it_says_whether_a_stream_is_asked_for(body: bytes, stream: bool):
     assert spliced(body).stream is stream
 
 
+# --- asking for a stream's usage
+
+
+ASK = b'"stream_options":{"include_usage":true}'
+
+
+def asking(body: bytes) -> Spliced:
+    return with_model(body, model="gpt-4o", aliases=ALIASES, stream_usage=True)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"model":"o3","stream":true}', b"{" + ASK + b',"model":"o3","stream":true}'),
+        (b'{"stream": true }', b'{"model":"gpt-4o",' + ASK + b',"stream": true }'),
+        (b'{"stream":true,"model":"my-deployment"}', b"{" + ASK + b',"stream":true,"model":"gpt-4o"}'),
+        (
+            b'\n{ "model":"o3","stream":true,"a":{"stream_options":{}},"s":"stream_options"}',
+            b"\n{" + ASK + b', "model":"o3","stream":true,"a":{"stream_options":{}},"s":"stream_options"}',
+        ),
+        (
+            b'{"model":"o3","stream":true,"stream_options":null}',
+            b'{"model":"o3","stream":true,"stream_options":{"include_usage":true}}',
+        ),
+        (
+            b'{"stream_options": {},"stream":true,"model":"o3"}',
+            b'{"stream_options": {"include_usage":true},"stream":true,"model":"o3"}',
+        ),
+        (
+            b'{"stream_options":{ "include_obfuscation":false},"stream":true,"model":"my-deployment"}',
+            b'{"stream_options":{"include_usage":true, "include_obfuscation":false},"stream":true,"model":"gpt-4o"}',
+        ),
+        (
+            b'{"stream_options":{"include_usage" : false },"stream":true}',
+            b'{"model":"gpt-4o","stream_options":{"include_usage" : true },"stream":true}',
+        ),
+        (
+            b'{"model":"o3","stream":true,"stream\\u005Foptions":{"a":{"include_usage":true},"include_\\u0075sage":null}}',
+            b'{"model":"o3","stream":true,"stream\\u005Foptions":{"a":{"include_usage":true},"include_\\u0075sage":true}}',
+        ),
+    ],
+)
+def test_a_stream_that_does_not_ask_for_its_usage_does_then(body: bytes, expected: bytes):
+    result = asking(body)
+    assert (result.body, result.asks_usage) == (expected, True)
+    assert not spliced(body).asks_usage
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b'"stream":true,"stream_options":{"include_usage":true}',
+        b'"stream":true,"stream_options":{"include_\\u0075sage":true}',
+        b'"stream":true,"stream_options":{"include_usage":"yes"}',
+        b'"stream":true,"stream_options":{"include_usage":1}',
+        b'"stream":true,"stream_options":{"include_usage":false,"include_usage":false}',
+        b'"stream":true,"stream_options":{},"stream_options":{}',
+        b'"stream":true,"stream_options":[]',
+        b'"stream":true,"stream_options":"all"',
+        b'"stream":false',
+        b'"stream":"true"',
+        b'"a":{"stream":true}',
+    ],
+)
+def test_whoever_asks_or_does_not_stream_or_can_not_be_read_is_left_alone(rest: bytes):
+    body = b'{"model":"o3",' + rest + b"}"
+    assert asking(body) == spliced(body)
+    assert not asking(body).asks_usage
+
+
 # --- what is no JSON object
 
 
@@ -244,6 +314,9 @@ _KEY = st.sampled_from(
         "a",
         "a",
         "stream",
+        "stream_options",
+        "stream_option\\u0073",
+        "include_usage",
         '\\"model',
         "model\\\\",
         ",model",
@@ -314,6 +387,35 @@ def test_it_does_what_a_full_parser_would_do(body: bytes):
         assert result.body == body
     asked = dict(after)["model"]
     assert result.model == (asked if isinstance(asked, str) else None)
+
+
+_STREAMING = st.builds(lambda body: b'{"stream":true,' + body.lstrip()[1:], _BODY.filter(lambda body: b":" in body))
+
+
+@settings(max_examples=150, deadline=None)
+@given(_STREAMING)
+def test_whoever_is_made_to_ask_asks_for_nothing_else(body: bytes):
+    try:
+        plain, result = spliced(body), asking(body)
+    except Invalid:
+        return
+    before, after = dict(_pairs(plain.body)), dict(_pairs(result.body))
+    if not result.asks_usage:
+        assert result == plain
+        options = before.get("stream_options")
+        assert not result.stream or "stream_options" in before
+        assert (
+            not result.stream
+            or not isinstance(options, dict)
+            or options.get("include_usage") not in {None, False}
+            or result.body.count(b"stream_option") + result.body.count(b"include_usage") > 2
+        )
+        return
+    asked = after.pop("stream_options")
+    assert asked.pop("include_usage") is True
+    given = before.pop("stream_options", None) or {}
+    assert given.pop("include_usage", None) in {None, False}
+    assert (asked, after) == (given, before)
 
 
 @settings(max_examples=100, deadline=None)
