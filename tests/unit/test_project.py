@@ -109,6 +109,9 @@ SEEN_THROUGH = {
     "proxy/pool.py": "integration/proxy/test_upstream.py",
     "proxy/masking.py": "integration/proxy/test_handler.py",
     "domain/usage.py": "integration/store/test_ledger.py",
+    "engines/driver.py": "unit/engines/test_kinds.py",
+    "engines/pids.py": "integration/engines/test_process.py",
+    "engines/llama_server.py": "integration/engines/test_llamacpp.py",
     "web/application.py": "integration/api/test_operation.py",
     "web/principals.py": "integration/api/test_roles.py",
     "web/schemas.py": "integration/api/test_bad_input.py",
@@ -197,6 +200,7 @@ def test_every_setting_is_used() -> None:
 
 def test_only_settings_reads_the_environment() -> None:
     readers = {"settings.py", "cli/serve.py", "cli/simulate.py"}
+    readers |= {"engines/llama_server.py"}  # Another program.
     found = {str(path.relative_to(SRC)) for path in MODULES if re.search(r"os\.(environ|getenv)", path.read_text())}
     assert found <= readers
 
