@@ -60,6 +60,8 @@ class DeploymentAnswer(Answer):
     request_count: int
     total_tokens: int
     total_cost: float | None
+    unpriced_requests: int | None = None
+    """How many requests `totalCost` leaves out because nobody knows what they cost."""
     endpoint: dict[str, Any] | None = None
     owner: dict[str, str]
     created_by: str
@@ -85,9 +87,10 @@ def deployment_json(deployment: Deployment) -> dict[str, Any]:
         "status": deployment.status,
         "requestCount": deployment.totals.requests,
         "totalTokens": deployment.totals.tokens,
-        "totalCost": float(deployment.totals.cost),
+        "totalCost": deployment.totals.known_cost,
     }
     optional = {
+        "unpricedRequests": deployment.totals.unpriced or None,
         "nodeId": deployment.node_id,
         "resourceId": deployment.resource_id,
         "errorMessage": deployment.error_message,

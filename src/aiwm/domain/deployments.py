@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import Decimal
 from enum import StrEnum
 
+from aiwm.domain.costs import Picodollars, dollars
 from aiwm.domain.models import Model
 from aiwm.errors import Conflict, Invalid, WrongState
 
@@ -53,11 +53,19 @@ STARTABLE = (DeploymentStatus.STOPPED, DeploymentStatus.FAILED, DeploymentStatus
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """Sums over the ledger rows of one deployment. `cost` is in USD."""
+    """Sums over the ledger rows of one deployment."""
 
     requests: int = 0
     tokens: int = 0
-    cost: Decimal = Decimal(0)
+    cost: Picodollars = 0
+    """Of the requests whose cost is known."""
+    unpriced: int = 0
+    """Requests whose cost is not known."""
+
+    @property
+    def known_cost(self) -> float | None:
+        """In USD; None when nothing is known of what was spent."""
+        return None if self.unpriced and not self.cost else dollars(self.cost)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from enum import StrEnum
+from operator import add
 
 import msgspec
+from msgspec.structs import astuple
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -28,10 +29,17 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     input_image_tokens: int = 0
     output_image_tokens: int = 0
 
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(*map(add, astuple(self), astuple(other)))
+
     @property
     def fresh_tokens(self) -> int:
         """Input that came from no cache and went into none."""
         return max(0, self.input_tokens - self.cache_read_tokens - self.cache_write_tokens)
+
+    @property
+    def cache_write_5m_tokens(self) -> int:
+        return max(0, self.cache_write_tokens - self.cache_write_1h_tokens)
 
     @property
     def total_tokens(self) -> int:
@@ -66,6 +74,8 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     correlation_id: str
     org_id: str
     user_id: str
+    api_key_id: str | None = None
+    """None when a user called without one."""
     deployment_id: str
     model_id: str
     provider: str
@@ -85,5 +95,24 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     usage: Usage
     raw_usage: str | None
     """The provider's own usage object, as JSON."""
-    cost: Decimal | None = None
-    """In USD; None is unknown, which is not 0."""
+    cost: int | None = None
+    """In picodollars; None is unknown, which is not 0."""
+    price: str | None = None
+    """The price it was made with, as JSON: `rates` has USD per million tokens by name of a count in `Usage`, and the
+    counts that are named have no token in common. What else is in it (whose price, since when) is told with it."""
+
+    @property
+    def model(self) -> str:
+        """What reports go by: the model that answered, else the one asked for; empty when neither was named."""
+        return self.model_answered or self.model_asked or ""
+
+    @property
+    def failed(self) -> bool:
+        return self.end is not End.COMPLETE or self.status is None or self.status >= 400
+
+    @property
+    def unpriced(self) -> bool:
+        """Nobody knows what it cost. A request that the provider refused cost nothing."""
+        return self.cost is None and not (
+            self.status is not None and self.status >= 400 and not self.usage.total_tokens
+        )

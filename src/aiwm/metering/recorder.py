@@ -28,7 +28,7 @@ class Recorder:
     def __init__(self, save: Save) -> None:
         self._save = save
         self._pending: list[UsageRow] = []
-        self._recorded = 0
+        self._taken = 0
         self._saved = 0
         self._wanted = 0
         self._work = asyncio.Event()
@@ -40,16 +40,16 @@ class Recorder:
     @property
     def waiting(self) -> int:
         """Rows that are not in the ledger yet."""
-        return self._recorded - self._saved
+        return self._taken + len(self._pending) - self._saved
 
     def record(self, row: UsageRow) -> None:
+        if not self._pending:
+            self._work.set()
         self._pending.append(row)
-        self._recorded += 1
-        self._work.set()
 
     async def flush(self) -> None:
         """Raises Unavailable when the database does not take the rows in time."""
-        wanted = self._recorded
+        wanted = self._taken + len(self._pending)
         if self._saved >= wanted:
             return
         self._wanted = max(self._wanted, wanted)
@@ -66,6 +66,7 @@ class Recorder:
             await self._work.wait()
             await self._gathered()
             batch, self._pending = self._pending[:LARGEST_BATCH], self._pending[LARGEST_BATCH:]
+            self._taken += len(batch)
             await self._saved_at_last(batch)
             if not self._pending:
                 self._work.clear()

@@ -7,13 +7,15 @@ reads stays true until it commits; on PostgreSQL the store locks the rows it dec
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
-from sqlalchemy import URL, event, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -33,13 +35,16 @@ _REMEDY = "set AIWM_DATA_DIR or AIWM_DATABASE_URL to a place that AIWM can write
 
 _log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 
 class Database:
     def __init__(self, url: str) -> None:
         """Raises StartError when the URL can't be read, or the file of SQLite not be made."""
         self._url = _read(url)
         self._sqlite = self._url.get_backend_name() == "sqlite"
-        self._engine = _sqlite_engine(url) if self._sqlite else _postgresql_engine(url)
+        self._engine = _sqlite_engine(self._url) if self._sqlite else _postgresql_engine(url)
+        self._writer = _Writer(self._url) if self._sqlite else None
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -52,6 +57,18 @@ class Database:
         """A transaction that is all done or not at all. Raises Unavailable when the database does not answer."""
         async with _logged(), self._transaction("BEGIN IMMEDIATE") as connection:
             yield connection
+
+    async def written(self, work: Callable[[Connection], T]) -> T:
+        """What `work` answers, run within one writing transaction. Raises Unavailable like `writing`.
+
+        For many statements in a row: on SQLite all of them are one step of one thread, instead of several for each
+        statement. When the caller is cancelled the transaction may still be done.
+        """
+        if self._writer is not None:
+            async with _logged(), _translated():
+                return await self._writer.written(work)
+        async with self.writing() as connection:
+            return await connection.run_sync(work)
 
     @asynccontextmanager
     async def _transaction(self, first_word: str) -> AsyncIterator[AsyncConnection]:
@@ -96,6 +113,8 @@ class Database:
             return await connection.run_sync(lambda sync: migrations.differences(sync, metadata))
 
     async def aclose(self) -> None:
+        if self._writer is not None:
+            await self._writer.aclose()
         await self._engine.dispose()
 
     @property
@@ -138,16 +157,42 @@ def _reason(error: BaseException | None) -> str:
     return str(original).splitlines()[0] if str(original) else type(original).__name__
 
 
-def _sqlite_engine(url: str) -> AsyncEngine:
-    if path := make_url(url).database:
+def _sqlite_engine(url: URL) -> AsyncEngine:
+    if url.database:
         try:
-            Path(path).touch(mode=0o600, exist_ok=True)
+            Path(url.database).touch(mode=0o600, exist_ok=True)
         except OSError as error:
-            raise StartError(f"can't write the database {path} ({error.strerror}): {_REMEDY}") from error
+            raise StartError(f"can't write the database {url.database} ({error.strerror}): {_REMEDY}") from error
     engine = create_async_engine(url, pool_size=8, max_overflow=0, pool_timeout=BUSY_SECONDS)
+    _configure(engine.sync_engine)
+    return engine
 
-    @event.listens_for(engine.sync_engine, "connect")
-    def _configure(connection: Any, _record: object) -> None:
+
+class _Writer:
+    """A thread with a connection of its own to SQLite, for `written`."""
+
+    def __init__(self, url: URL) -> None:
+        engine = create_engine(url.set(drivername="sqlite+pysqlite"), pool_size=1, max_overflow=0)
+        _configure(engine)
+        self._engine = engine.execution_options(aiwm_begin="BEGIN IMMEDIATE")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="aiwm-writer")
+
+    async def written(self, work: Callable[[Connection], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, work)
+
+    def _run(self, work: Callable[[Connection], T]) -> T:
+        with self._engine.begin() as connection:
+            return work(connection)
+
+    async def aclose(self) -> None:
+        """After what is being written."""
+        await asyncio.to_thread(self._thread.shutdown)
+        self._engine.dispose()
+
+
+def _configure(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def _connected(connection: Any, _record: object) -> None:
         # The driver would begin transactions by itself, late and deferred; `_begin` does it instead.
         connection.isolation_level = None
         cursor = connection.cursor()
@@ -159,11 +204,9 @@ def _sqlite_engine(url: str) -> AsyncEngine:
         # SQLite's own knows no letters beyond ASCII.
         connection.create_function("lower", 1, _lower, deterministic=True)
 
-    @event.listens_for(engine.sync_engine, "begin")
+    @event.listens_for(engine, "begin")
     def _begin(connection: Any) -> None:
         connection.exec_driver_sql(connection.get_execution_options()["aiwm_begin"])
-
-    return engine
 
 
 def _lower(value: object) -> object:

@@ -25,6 +25,8 @@ _with_totals = (
         models.c.type,
         func.coalesce(deployment_totals.c.requests, 0).label("requests"),
         func.coalesce(deployment_totals.c.tokens, 0).label("tokens"),
+        func.coalesce(deployment_totals.c.cost, 0).label("cost"),
+        func.coalesce(deployment_totals.c.unpriced, 0).label("unpriced"),
     )
     .join(models, models.c.id == deployments.c.model_id)
     .outerjoin(deployment_totals, deployment_totals.c.deployment_id == deployments.c.id)
@@ -48,6 +50,7 @@ SORTABLE = {
     "status": _with_totals.c.status,
     "requestCount": _with_totals.c.requests,
     "totalTokens": _with_totals.c.tokens,
+    "totalCost": _with_totals.c.cost,
 }
 
 COUNTED = {"status": _with_totals.c.status, "type": _with_totals.c.type}
@@ -152,6 +155,6 @@ def _deployment(row: Row[Any]) -> Deployment:
         "stream_usage": StreamUsage(row.stream_usage),
         "on_disconnect": OnDisconnect(row.on_disconnect),
         "allowed_models": None if allowed is None else tuple(orjson.loads(allowed)),
-        "totals": Totals(requests=row.requests, tokens=int(row.tokens)),
+        "totals": Totals(requests=row.requests, tokens=int(row.tokens), cost=int(row.cost), unpriced=row.unpriced),
     }
     return Deployment(**values)

@@ -6,6 +6,8 @@ Ids are 24 hex digits made above this room, times are milliseconds since the epo
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -15,11 +17,14 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Numeric,
     String,
     Table,
     Text,
     text,
 )
+
+from aiwm.domain.usage import Usage
 
 metadata = MetaData(
     naming_convention={
@@ -31,6 +36,9 @@ metadata = MetaData(
 )
 
 _ID = String(24)
+
+_SUM = Numeric(30, 0).with_variant(BigInteger(), "sqlite")
+"""A sum of numbers that callers and providers have a say in: no number of them makes it too large to be written."""
 
 
 def _history() -> list[Column[object]]:
@@ -159,10 +167,18 @@ deployment_totals = Table(
     metadata,
     Column("deployment_id", _ID, primary_key=True),
     Column("requests", BigInteger, nullable=False),
-    Column("tokens", BigInteger, nullable=False),
+    Column("tokens", _SUM, nullable=False),
+    Column("cost", _SUM, nullable=False),
+    Column("unpriced", BigInteger, nullable=False),
 )
-"""Sums of `ledger` by deployment, kept in the transaction that adds the rows. Its own table, so that counting
-never waits for someone who changes a deployment."""
+"""Sums of all ledger rows that ever were, by deployment, kept in the transaction that adds the rows. Its own table, so
+that counting never waits for someone who changes a deployment. `cost` is in picodollars; `unpriced` counts requests of
+which it is not known."""
+
+
+def _tokens(kind: Any) -> list[Column[Any]]:
+    return [Column(name, kind, nullable=False) for name in Usage.__struct_fields__]
+
 
 ledger_labels = Table(
     "ledger_labels",
@@ -171,6 +187,7 @@ ledger_labels = Table(
     Column("digest", LargeBinary(16), nullable=False, unique=True),
     Column("org_id", String(255), nullable=False, index=True),
     Column("user_id", String(255), nullable=False),
+    Column("api_key_id", _ID),
     Column("deployment_id", _ID, nullable=False, index=True),
     Column("model_id", _ID, nullable=False),
     Column("provider", String(100), nullable=False),
@@ -181,6 +198,7 @@ ledger_labels = Table(
     Column("streamed", Boolean, nullable=False),
     Column("end", String(16), nullable=False),
     Column("source", String(16), nullable=False),
+    Column("price", Text),
 )
 """The words of ledger rows, each combination once: a row names its own by number. `digest` is a hash of the others."""
 
@@ -189,24 +207,55 @@ ledger = Table(
     metadata,
     Column("request_id", LargeBinary(12), primary_key=True),
     Column("labels_id", Integer, ForeignKey("ledger_labels.id"), nullable=False),
+    Column("org_hash", Integer, nullable=False),
     Column("correlation_id", String(128)),
     Column("provider_request_id", String(200)),
     Column("started_at", BigInteger, nullable=False),
-    Column("first_byte_ms", Integer),
+    Column("first_byte_ms", BigInteger),
     Column("total_ms", BigInteger, nullable=False),
-    Column("input_tokens", BigInteger, nullable=False),
-    Column("output_tokens", BigInteger, nullable=False),
-    Column("cache_read_tokens", BigInteger, nullable=False),
-    Column("cache_write_tokens", BigInteger, nullable=False),
-    Column("cache_write_1h_tokens", BigInteger, nullable=False),
-    Column("reasoning_tokens", BigInteger, nullable=False),
-    Column("input_audio_tokens", BigInteger, nullable=False),
-    Column("output_audio_tokens", BigInteger, nullable=False),
-    Column("input_image_tokens", BigInteger, nullable=False),
-    Column("output_image_tokens", BigInteger, nullable=False),
+    *_tokens(BigInteger),
+    Column("cost", BigInteger),
     Column("raw_usage", Text),
-    Index("ix_ledger_labels_id_request_id", "labels_id", "request_id"),
+    Index("ix_ledger_org_hash_started_at_request_id_labels_id", "org_hash", "started_at", "request_id", "labels_id"),
     sqlite_with_rowid=False,
 )
-"""One row for each request that reached a provider; see `aiwm.domain.usage.UsageRow`. `request_id` is the id's bytes,
-in the order of time. `correlation_id` is null when it is the request's own id."""
+"""One row for each request that reached a provider; see `aiwm.domain.usage.UsageRow`. `request_id` is the id's bytes.
+`correlation_id` is null when it is the request's own id. `cost` is in picodollars, null when it is unknown. `org_hash`
+stands in for the organization in the index, in a sixth of its bytes: rows of one organization are next to each other
+in the order of time, and their labels say whether they are really its own."""
+
+usage_series = Table(
+    "usage_series",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("digest", LargeBinary(16), nullable=False, unique=True),
+    Column("org_id", String(255), nullable=False, index=True),
+    Column("user_id", String(255), nullable=False),
+    Column("api_key_id", _ID),
+    Column("deployment_id", _ID, nullable=False),
+    Column("model", String(200), nullable=False),
+    Column("provider", String(100), nullable=False),
+)
+"""What requests are summed by, each combination once. `digest` is a hash of the others."""
+
+usage_sums = Table(
+    "usage_sums",
+    metadata,
+    Column("series_id", Integer, ForeignKey("usage_series.id"), primary_key=True),
+    Column("hours", Integer, primary_key=True),
+    Column("start", BigInteger, primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("errors", BigInteger, nullable=False),
+    *_tokens(_SUM),
+    Column("cost", _SUM, nullable=False),
+    Column("unpriced", BigInteger, nullable=False),
+    Column("total_ms", _SUM, nullable=False),
+    Column("first_byte_ms", _SUM, nullable=False),
+    Column("first_byte_count", BigInteger, nullable=False),
+    Column("total", LargeBinary, nullable=False),
+    Column("first_byte", LargeBinary, nullable=False),
+    Index("ix_usage_sums_hours_start", "hours", "start"),
+    sqlite_with_rowid=False,
+)
+"""Sums of `ledger` by series and period, `hours` long (1 or 24), kept in the transaction that adds the rows; see
+`aiwm.domain.reports.Sums`. `total` and `first_byte` are histograms, see `aiwm.domain.latencies`."""

@@ -56,6 +56,9 @@ async def test_a_row_comes_back_as_it_was_written(ledger: LedgerStore) -> None:
         streamed=True,
         end=End.CLIENT_GONE,
         source=Source.ESTIMATED,
+        api_key_id="e" * 24,
+        cost=123_456_789,
+        price='{"rates":{"input_tokens":"2.5"}}',
     )
     bare = rows.usage_row(
         "d" * 24,
@@ -80,6 +83,40 @@ async def test_the_rows_of_a_deployment_are_its_organizations(ledger: LedgerStor
     await ledger.add([rows.usage_row("d" * 24), rows.usage_row("e" * 24), rows.usage_row("d" * 24, org_id="blue")])
     assert len(await ledger.of_deployment("red", "d" * 24)) == 1
     assert await ledger.of_deployment("green", "d" * 24) == []
+
+
+async def test_a_cost_that_is_not_known_is_counted_apart_and_never_as_nothing(
+    ledger: LedgerStore, database: Database, deployments: Sequence[Deployment]
+) -> None:
+    known, mixed, unknown = (deployment.id for deployment in deployments)
+    refused = {"status": 429, "usage": Usage(), "source": Source.NONE}
+    await ledger.add([rows.usage_row(known, cost=1), rows.usage_row(known, cost=10**12), rows.usage_row(known, cost=0)])
+    await ledger.add([rows.usage_row(mixed, cost=5), rows.usage_row(mixed), rows.usage_row(mixed, **refused)])
+    await ledger.add([rows.usage_row(unknown), rows.usage_row(unknown, status=None, usage=Usage())])
+
+    totals = []
+    for deployment in deployments:
+        found = await DeploymentStore(database).by_id(deployment.id)
+        assert found is not None
+        totals.append(found.totals)
+    assert [(each.cost, each.unpriced, each.known_cost) for each in totals] == [
+        (10**12 + 1, 0, 1.000000000001),
+        (5, 1, 5e-12),
+        (0, 2, None),
+    ]
+
+
+async def test_no_numbers_of_a_provider_are_too_large_for_the_sums(
+    ledger: LedgerStore, database: Database, deployments: Sequence[Deployment]
+) -> None:
+    most = (1 << 63) - 1
+    usage = Usage(input_tokens=1 << 49, output_tokens=1 << 49)
+    for _ in range(3):
+        await ledger.add([rows.usage_row(deployments[0].id, cost=most, usage=usage, total_ms=1 << 50)])
+    found = await DeploymentStore(database).by_id(deployments[0].id)
+    assert found is not None
+    assert found.totals.cost == pytest.approx(3 * most)
+    assert found.totals.tokens == 3 << 50
 
 
 async def test_adding_the_same_rows_again_changes_nothing(

@@ -6,6 +6,8 @@ from alembic import op
 revision = "0001"
 down_revision = None
 
+_SUM = sa.Numeric(30, 0).with_variant(sa.BigInteger(), "sqlite")
+
 
 def upgrade() -> None:
     op.create_table(
@@ -34,7 +36,9 @@ def upgrade() -> None:
         "deployment_totals",
         sa.Column("deployment_id", sa.String(length=24), nullable=False),
         sa.Column("requests", sa.BigInteger(), nullable=False),
-        sa.Column("tokens", sa.BigInteger(), nullable=False),
+        sa.Column("tokens", _SUM, nullable=False),
+        sa.Column("cost", _SUM, nullable=False),
+        sa.Column("unpriced", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("deployment_id", name="pk_deployment_totals"),
     )
     op.create_table(
@@ -43,6 +47,7 @@ def upgrade() -> None:
         sa.Column("digest", sa.LargeBinary(length=16), nullable=False),
         sa.Column("org_id", sa.String(length=255), nullable=False),
         sa.Column("user_id", sa.String(length=255), nullable=False),
+        sa.Column("api_key_id", sa.String(length=24), nullable=True),
         sa.Column("deployment_id", sa.String(length=24), nullable=False),
         sa.Column("model_id", sa.String(length=24), nullable=False),
         sa.Column("provider", sa.String(length=100), nullable=False),
@@ -53,6 +58,7 @@ def upgrade() -> None:
         sa.Column("streamed", sa.Boolean(), nullable=False),
         sa.Column("end", sa.String(length=16), nullable=False),
         sa.Column("source", sa.String(length=16), nullable=False),
+        sa.Column("price", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name="pk_ledger_labels"),
         sa.UniqueConstraint("digest", name="uq_ledger_labels_digest"),
     )
@@ -127,10 +133,11 @@ def upgrade() -> None:
         "ledger",
         sa.Column("request_id", sa.LargeBinary(length=12), nullable=False),
         sa.Column("labels_id", sa.Integer(), nullable=False),
+        sa.Column("org_hash", sa.Integer(), nullable=False),
         sa.Column("correlation_id", sa.String(length=128), nullable=True),
         sa.Column("provider_request_id", sa.String(length=200), nullable=True),
         sa.Column("started_at", sa.BigInteger(), nullable=False),
-        sa.Column("first_byte_ms", sa.Integer(), nullable=True),
+        sa.Column("first_byte_ms", sa.BigInteger(), nullable=True),
         sa.Column("total_ms", sa.BigInteger(), nullable=False),
         sa.Column("input_tokens", sa.BigInteger(), nullable=False),
         sa.Column("output_tokens", sa.BigInteger(), nullable=False),
@@ -142,12 +149,61 @@ def upgrade() -> None:
         sa.Column("output_audio_tokens", sa.BigInteger(), nullable=False),
         sa.Column("input_image_tokens", sa.BigInteger(), nullable=False),
         sa.Column("output_image_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("cost", sa.BigInteger(), nullable=True),
         sa.Column("raw_usage", sa.Text(), nullable=True),
         sa.ForeignKeyConstraint(["labels_id"], ["ledger_labels.id"], name="fk_ledger_labels_id"),
         sa.PrimaryKeyConstraint("request_id", name="pk_ledger"),
         sqlite_with_rowid=False,
     )
-    op.create_index("ix_ledger_labels_id_request_id", "ledger", ["labels_id", "request_id"], unique=False)
+    op.create_index(
+        "ix_ledger_org_hash_started_at_request_id_labels_id",
+        "ledger",
+        ["org_hash", "started_at", "request_id", "labels_id"],
+        unique=False,
+    )
+    op.create_table(
+        "usage_series",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("digest", sa.LargeBinary(length=16), nullable=False),
+        sa.Column("org_id", sa.String(length=255), nullable=False),
+        sa.Column("user_id", sa.String(length=255), nullable=False),
+        sa.Column("api_key_id", sa.String(length=24), nullable=True),
+        sa.Column("deployment_id", sa.String(length=24), nullable=False),
+        sa.Column("model", sa.String(length=200), nullable=False),
+        sa.Column("provider", sa.String(length=100), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_usage_series"),
+        sa.UniqueConstraint("digest", name="uq_usage_series_digest"),
+    )
+    op.create_index("ix_usage_series_org_id", "usage_series", ["org_id"], unique=False)
+    op.create_table(
+        "usage_sums",
+        sa.Column("series_id", sa.Integer(), nullable=False),
+        sa.Column("hours", sa.Integer(), nullable=False),
+        sa.Column("start", sa.BigInteger(), nullable=False),
+        sa.Column("requests", sa.BigInteger(), nullable=False),
+        sa.Column("errors", sa.BigInteger(), nullable=False),
+        sa.Column("input_tokens", _SUM, nullable=False),
+        sa.Column("output_tokens", _SUM, nullable=False),
+        sa.Column("cache_read_tokens", _SUM, nullable=False),
+        sa.Column("cache_write_tokens", _SUM, nullable=False),
+        sa.Column("cache_write_1h_tokens", _SUM, nullable=False),
+        sa.Column("reasoning_tokens", _SUM, nullable=False),
+        sa.Column("input_audio_tokens", _SUM, nullable=False),
+        sa.Column("output_audio_tokens", _SUM, nullable=False),
+        sa.Column("input_image_tokens", _SUM, nullable=False),
+        sa.Column("output_image_tokens", _SUM, nullable=False),
+        sa.Column("cost", _SUM, nullable=False),
+        sa.Column("unpriced", sa.BigInteger(), nullable=False),
+        sa.Column("total_ms", _SUM, nullable=False),
+        sa.Column("first_byte_ms", _SUM, nullable=False),
+        sa.Column("first_byte_count", sa.BigInteger(), nullable=False),
+        sa.Column("total", sa.LargeBinary(), nullable=False),
+        sa.Column("first_byte", sa.LargeBinary(), nullable=False),
+        sa.ForeignKeyConstraint(["series_id"], ["usage_series.id"], name="fk_usage_sums_series_id"),
+        sa.PrimaryKeyConstraint("series_id", "hours", "start", name="pk_usage_sums"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("ix_usage_sums_hours_start", "usage_sums", ["hours", "start"], unique=False)
     op.create_table(
         "users",
         sa.Column("id", sa.String(length=24), nullable=False),
