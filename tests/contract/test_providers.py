@@ -29,8 +29,10 @@ class TestEveryProvider:
 
     def test_says_where_its_key_goes_and_how_its_tokens_are_counted(self, provider: Provider) -> None:
         assert provider.key_header == provider.key_header.lower()
-        assert provider.usage.input_tokens
-        assert provider.usage.output_tokens
+        assert provider.usage.counts
+        for kind in provider.usage.counts:
+            assert kind.input_tokens
+            assert kind.output_tokens
         assert all(marker.startswith(b'"') and marker.endswith(b'"') for marker in provider.usage.markers)
 
     def test_takes_its_model_in_the_body_or_in_the_path(self, provider: Provider) -> None:
@@ -45,7 +47,12 @@ class TestEveryProvider:
 
 
 def test_an_unknown_name_speaks_openais_api() -> None:
-    assert registry.provider("somebody-new").usage is registry.provider("openai").usage
+    assert registry.provider("somebody-new").usage is registry.provider("vllm").usage
+    assert registry.provider("somebody-new").config_headers == registry.provider("openai").config_headers
+
+
+def test_nobody_knows_the_prices_of_an_unknown_name() -> None:
+    assert registry.provider("somebody-new").price_list is None
 
 
 def test_every_file_of_a_provider_is_registered() -> None:

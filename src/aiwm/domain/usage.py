@@ -25,9 +25,15 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     reasoning_tokens: int = 0
     """Part of the output."""
     input_audio_tokens: int = 0
+    """Part of the input, cached or not; like those below."""
     output_audio_tokens: int = 0
     input_image_tokens: int = 0
     output_image_tokens: int = 0
+    cache_read_audio_tokens: int = 0
+    """Part of the cache reads and of the audio."""
+    cache_read_image_tokens: int = 0
+    web_searches: int = 0
+    """Searches that the provider made for the answer and bills one by one; no tokens."""
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(*map(add, astuple(self), astuple(other)))

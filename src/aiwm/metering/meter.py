@@ -162,6 +162,7 @@ class Meter:
             provider_request_id=self._provider_request_id,
             model_asked=self._asked,
             model_answered=reading.model,
+            service_tier=reading.service_tier,
             status=self._status,
             streamed=self._splitter is not None,
             started_at=self._started_at,

@@ -1,21 +1,27 @@
 """Reads token counts out of JSON, by the paths a provider's file gives.
 
-The last value seen for a path wins, and the paths under one name add up: that one rule serves a JSON answer, a stream
-whose events each repeat the running numbers, and a stream that says input first and output last.
+The usage objects of an answer are laid over each other, so the last value seen for a path wins, and the paths under one
+name add up: that one rule serves a JSON answer, a stream whose events each repeat the running numbers, and a stream
+that says input first and output last.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 import orjson
 
 from aiwm.domain.usage import Usage
-from aiwm.providers.base import Path, UsageFields
+from aiwm.providers.base import Step, UsageFields
 
 _MAX_RAW = 4096
 """Bytes of a usage object that are kept as the provider wrote it; a real one has a tenth of that."""
+_LARGEST = 1 << 50
+"""No count is as large."""
+_LONGEST_NAME = 200
+_LONGEST_TIER = 50
 
 _top_level = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -25,11 +31,12 @@ _text = msgspec.json.Decoder(str).decode
 class Reading:
     """What an answer has said so far about its tokens and its model."""
 
-    __slots__ = ("_fields", "_raw", "model")
+    __slots__ = ("_fields", "_raw", "_tier", "model")
 
     def __init__(self, fields: UsageFields) -> None:
         self._fields = fields
         self._raw: dict[str, Any] = {}
+        self._tier: str | None = None
         self.model: str | None = None
 
     def document(self, text: bytes) -> None:
@@ -65,29 +72,45 @@ class Reading:
     @property
     def usage(self) -> Usage:
         raw = self._raw
-        return Usage(**{name: sum([_count(raw, path) for path in paths]) for name, paths in self._fields.counts})
+        for kind in self._fields.counts:
+            if raw.keys() >= kind.signs:
+                counts: dict[str, int] = {}
+                _count(raw, kind.steps, counts)
+                return Usage(**counts)
+        return Usage()
+
+    @property
+    def service_tier(self) -> str | None:
+        """As the provider says it served the request, with a + before what else decides the price."""
+        fields = self._fields
+        if not fields.service_tier_in_usage:
+            return self._tier
+        said = [self._tier, *(_word(self._raw, path) for path in fields.service_tier_in_usage)]
+        words = list(dict.fromkeys(word for word in said if word))
+        # What means the standard price is said only if there is nothing else to say.
+        words = [word for word in words if fields.tiers.get(word) != {}] or words[:1]
+        return "+".join(words)[:_LONGEST_TIER] or None
 
     def _object(self, top: dict[str, msgspec.Raw]) -> None:
-        if self.model is None:
-            self.model = self._model(top)
-        for root in self._fields.roots:
-            if root:
-                found = _at(top, root)
-                if found is not None and found[:1] == b"{":
-                    self._found(found)
-            else:
-                self._merge({name: orjson.loads(bytes(top[name])) for name in self._counted() if name in top})
-
-    def _counted(self) -> set[str]:
         fields = self._fields
-        return {path[0] for path in (*fields.input_tokens, *fields.output_tokens)}
-
-    def _model(self, top: dict[str, msgspec.Raw]) -> str | None:
-        for path in self._fields.model:
-            found = _at(top, path)
-            if found is not None and found[:1] == b'"':
-                return _text(found).replace("\0", "")[:200]  # PostgreSQL's text has no NUL.
-        return None
+        if self.model is None:
+            self.model = _first(top, fields.model)
+        found = False
+        for root in fields.roots:
+            if root:
+                usage = _at(top, root)
+                if usage is not None and usage[:1] == b"{":
+                    self._found(usage)
+                    found = True
+            else:
+                self._merge({name: orjson.loads(bytes(top[name])) for name in fields.top if name in top})
+        if found:
+            for path in fields.beside:
+                more = _at(top, path)
+                if more is not None:
+                    self._found(more)
+        if fields.service_tier:
+            self._tier = _first(top, fields.service_tier) or self._tier
 
     def _found(self, text: bytes) -> None:
         usage = orjson.loads(text)
@@ -107,9 +130,20 @@ class Reading:
                 self._raw[name] = value
 
 
-def _at(top: dict[str, msgspec.Raw], path: Path) -> bytes | None:
+def _first(top: dict[str, msgspec.Raw], paths: Sequence[tuple[str, ...]]) -> str | None:
+    """The first text found, fit for the ledger: PostgreSQL's text has no NUL."""
+    for path in paths:
+        found = _at(top, path)
+        if found is not None and found[:1] == b'"':
+            return _text(found).replace("\0", "")[:_LONGEST_NAME]
+    return None
+
+
+def _at(top: dict[str, msgspec.Raw], path: tuple[str, ...]) -> bytes | None:
     """The raw JSON value at a path; only the objects on the way are taken apart."""
     value = top.get(path[0])
+    if value is None:
+        return None
     for name in path[1:]:
         if value is None or bytes(memoryview(value)[:1]) != b"{":
             return None
@@ -117,9 +151,26 @@ def _at(top: dict[str, msgspec.Raw], path: Path) -> bytes | None:
     return None if value is None else bytes(value)
 
 
-def _count(usage: Any, path: Path) -> int:
+def _word(usage: Any, path: tuple[str, ...]) -> str | None:
     for name in path:
-        if not isinstance(usage, dict):
-            return 0
-        usage = usage.get(name)
-    return usage if isinstance(usage, int) and not isinstance(usage, bool) and 0 <= usage < 1 << 50 else 0
+        usage = usage.get(name) if isinstance(usage, dict) else None
+    return usage.replace("\0", "") if isinstance(usage, str) else None
+
+
+def _count(usage: dict[str, Any], steps: Mapping[str, Step], counts: dict[str, int]) -> None:
+    """Adds what `usage` says to `counts`, by the name of each."""
+    for key, value in usage.items():
+        if not value or (step := steps.get(key)) is None:
+            continue
+        kind = type(value)  # Exactly: a bool is no number here.
+        if kind is int:
+            if 0 < value < _LARGEST:
+                for name in step.names:
+                    counts[name] = counts.get(name, 0) + value
+        elif kind is dict:
+            _count(value, step.keys, counts)
+        elif kind is list:
+            for where, inner in step.chosen.items():
+                for each in value:
+                    if isinstance(each, dict) and each.get(where.key) == where.value:
+                        _count(each, inner, counts)

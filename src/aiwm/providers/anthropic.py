@@ -1,6 +1,19 @@
 """Anthropic Messages API: https://docs.anthropic.com/en/api/messages"""
 
-from aiwm.providers.base import Provider, UsageFields
+from aiwm.providers.base import Counts, Provider, UsageFields
+from aiwm.providers.openai import CHAT
+
+MESSAGES = Counts(
+    signs=frozenset({"input_tokens"}),
+    # input_tokens leaves cached tokens out.
+    input_tokens=[("input_tokens",), ("cache_creation_input_tokens",), ("cache_read_input_tokens",)],
+    output_tokens=[("output_tokens",)],
+    cache_read_tokens=[("cache_read_input_tokens",)],
+    cache_write_tokens=[("cache_creation_input_tokens",)],
+    cache_write_1h_tokens=[("cache_creation", "ephemeral_1h_input_tokens")],
+    reasoning_tokens=[("output_tokens_details", "thinking_tokens")],
+    web_searches=[("server_tool_use", "web_search_requests")],
+)
 
 PROVIDER = Provider(
     name="anthropic",
@@ -17,18 +30,18 @@ PROVIDER = Provider(
         # A stream reports input on message_start and cumulative output on message_delta.
         roots=[("usage",), ("message", "usage")],
         markers=[b'"usage"'],
-        # Anthropic's input_tokens leaves cached tokens out.
-        input_tokens=[
-            ("input_tokens",),
-            ("cache_creation_input_tokens",),
-            ("cache_read_input_tokens",),
-            ("prompt_tokens",),
-        ],
-        output_tokens=[("output_tokens",), ("completion_tokens",)],
-        cache_read_tokens=[("cache_read_input_tokens",)],
-        cache_write_tokens=[("cache_creation_input_tokens",)],
-        reasoning_tokens=[("output_tokens_details", "thinking_tokens")],
+        counts=[MESSAGES, CHAT],
         model=[("model",), ("message", "model")],
+        # What is not standard, global and of the usual speed has another price.
+        service_tier_in_usage=[("service_tier",), ("speed",), ("inference_geo",)],
+        tiers={
+            "standard": {},
+            "global": {},
+            "not_available": {},
+            "batch": {"processing": "batch"},
+            "fast": {"speed": "fast"},
+        },
     ),
+    price_list="anthropic",
     request_id_header=b"request-id",
 )

@@ -17,5 +17,8 @@ PROVIDER = replace(
     config_headers={},
     model_in_path=("deployments",),
     config_query={"api-version": "api-version"},
+    price_list="azure",
+    # It bills what it has processed, whatever the status: a prompt that its content filter refused, say.
+    bills_errors=True,
     request_id_header=b"apim-request-id",
 )

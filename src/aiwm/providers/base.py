@@ -5,28 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
-Path = tuple[str, ...]
+Path = tuple["str | Where", ...]
 """Keys from the top of a JSON object downwards."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsageFields:
-    """Where a provider's answers hold their token counts.
+@dataclass(frozen=True, slots=True)
+class Where:
+    """A step of a path into a list: to those of its objects that have this value at this key. Several add up."""
 
-    One rule serves JSON answers and every kind of stream: the last value seen for a path wins, and
-    the paths under one name add up. Names are those of `aiwm.domain.usage.Usage`; what a provider
-    does not report has no path.
+    key: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What the keys of one kind of usage object mean. Names are those of `aiwm.domain.usage.Usage`.
+
+    The paths under one name add up; what is not reported has no path.
     """
 
-    roots: Sequence[Path]
-    """Where, in an answer or one event of a stream, the usage object may stand. () is the top itself."""
-    markers: Sequence[bytes]
-    """JSON keys, quotes included, one of which stands in every event with counts: events without are not parsed."""
+    signs: frozenset[str] = frozenset()
+    """Keys that a usage object of this kind has, all of them, and one of another kind has not."""
     input_tokens: Sequence[Path]
     """All tokens read, cached ones included."""
     output_tokens: Sequence[Path]
     """All tokens written, reasoning included."""
     cache_read_tokens: Sequence[Path] = ()
+    cache_read_audio_tokens: Sequence[Path] = ()
+    cache_read_image_tokens: Sequence[Path] = ()
     cache_write_tokens: Sequence[Path] = ()
     cache_write_1h_tokens: Sequence[Path] = ()
     reasoning_tokens: Sequence[Path] = ()
@@ -34,17 +40,68 @@ class UsageFields:
     output_audio_tokens: Sequence[Path] = ()
     input_image_tokens: Sequence[Path] = ()
     output_image_tokens: Sequence[Path] = ()
-    model: Sequence[Path] = (("model",),)
-    """Where the name of the model that answered stands; the first found wins."""
-    service_tier: Sequence[Path] = ()
-    """Where the tier stands that the request was served in; the last found wins."""
+    web_searches: Sequence[Path] = ()
 
-    counts: Sequence[tuple[str, Sequence[Path]]] = field(init=False)
-    """(name in `Usage`, its paths) of all that has any: what is read of an answer."""
+    steps: Mapping[str, Step] = field(init=False)
+    """All the paths in one, by their first key: what is read is walked once, whatever there is to be found."""
 
     def __post_init__(self) -> None:
-        counts = [(each.name, getattr(self, each.name)) for each in fields(self) if each.name.endswith("_tokens")]
-        object.__setattr__(self, "counts", tuple((name, tuple(paths)) for name, paths in counts if paths))
+        steps: dict[str, Step] = {}
+        for each in fields(self):
+            if each.init and each.name != "signs":
+                for path in getattr(self, each.name):
+                    _lay(steps, path, each.name)
+        object.__setattr__(self, "steps", steps)
+
+
+@dataclass(slots=True)
+class Step:
+    """What a key leads to: counts in `Usage` that its number is a part of, an object's keys, or objects of a list."""
+
+    names: list[str] = field(default_factory=list)
+    keys: dict[str, Step] = field(default_factory=dict)
+    chosen: dict[Where, dict[str, Step]] = field(default_factory=dict)
+
+
+def _lay(steps: dict[str, Step], path: Path, name: str) -> None:
+    key, *rest = path
+    if isinstance(key, Where):
+        raise TypeError(f"{path}: Where chooses from a list, so it comes after the list's key")
+    step = steps.setdefault(key, Step())
+    if not rest:
+        step.names.append(name)
+    elif isinstance(rest[0], Where):
+        _lay(step.chosen.setdefault(rest[0], {}), tuple(rest[1:]), name)
+    else:
+        _lay(step.keys, tuple(rest), name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageFields:
+    """Where a provider's answers hold their token counts.
+
+    One rule serves JSON answers and every kind of stream: the usage objects are laid over each other, so the last value
+    seen for a path wins, and of the result the first kind of counts is read whose signs it has.
+    """
+
+    roots: Sequence[tuple[str, ...]]
+    """Where, in an answer or one event of a stream, the usage object may stand. () is the top itself."""
+    top: Sequence[str] = ()
+    """Keys of the usage that are read if it stands on the top itself, among others."""
+    beside: Sequence[tuple[str, ...]] = ()
+    """Objects that belong to the usage though they stand elsewhere: laid over it where a usage object is found too."""
+    markers: Sequence[bytes]
+    """JSON keys, quotes included, one of which stands in every event with counts: events without are not parsed."""
+    counts: Sequence[Counts]
+    """The kinds of usage objects, the more particular ones first."""
+    model: Sequence[tuple[str, ...]] = (("model",),)
+    """Where the name of the model that answered stands; the first found wins."""
+    service_tier: Sequence[tuple[str, ...]] = ()
+    """Where, in an answer or an event, the tier stands that the request was served in; the last found wins."""
+    service_tier_in_usage: Sequence[tuple[str, ...]] = ()
+    """Where it stands in the usage object, and what else there decides the price."""
+    tiers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """What a word found there means to the price list: {} for the standard price. Of others nobody knows the price."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,5 +131,9 @@ class Provider:
     example_body: Mapping[str, object]
 
     usage: UsageFields
+    price_list: str | None = None
+    """Its name in the price list; None when its prices are not known there, or not by what its answers say."""
+    bills_errors: bool = False
+    """Whether an error answer may cost something."""
     request_id_header: bytes = b"x-request-id"
     """The provider's own name for a request, for its support desk."""

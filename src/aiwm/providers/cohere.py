@@ -1,6 +1,7 @@
 """Cohere: https://docs.cohere.com/reference/about"""
 
-from aiwm.providers.base import Provider, UsageFields
+from aiwm.providers.base import Counts, Provider, UsageFields
+from aiwm.providers.openai import CHAT
 
 PROVIDER = Provider(
     name="cohere",
@@ -14,8 +15,16 @@ PROVIDER = Provider(
         # they bill; its OpenAI-compatible paths have OpenAI's usage.
         roots=[("usage",), ("delta", "usage"), ("meta", "billed_units")],
         markers=[b'"usage"', b'"meta"'],
-        input_tokens=[("tokens", "input_tokens"), ("input_tokens",), ("prompt_tokens",)],
-        output_tokens=[("tokens", "output_tokens"), ("output_tokens",), ("completion_tokens",)],
-        cache_read_tokens=[("cached_tokens",)],
+        counts=[
+            # `tokens` beside it counts what Cohere adds to a prompt too, which nobody pays for.
+            Counts(
+                signs=frozenset({"billed_units"}),
+                input_tokens=[("billed_units", "input_tokens")],
+                output_tokens=[("billed_units", "output_tokens")],
+            ),
+            CHAT,
+            Counts(input_tokens=[("input_tokens",)], output_tokens=[("output_tokens",)]),
+        ],
     ),
+    price_list="cohere",
 )

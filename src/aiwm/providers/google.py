@@ -1,8 +1,16 @@
 """Google Gemini API: https://ai.google.dev/api/generate-content"""
 
-from aiwm.providers.base import Provider, UsageFields
+from aiwm.providers.base import Counts, Path, Provider, UsageFields, Where
+from aiwm.providers.openai import CHAT
 
 _COMPATIBLE = frozenset({"chat/completions", "embeddings", "images/generations"})
+
+
+def _of(modality: str, *lists: str) -> list[Path]:
+    return [(each, Where("modality", modality), "tokenCount") for each in lists]
+
+
+_READ = ("promptTokensDetails", "toolUsePromptTokensDetails")
 
 PROVIDER = Provider(
     name="google",
@@ -18,11 +26,34 @@ PROVIDER = Provider(
     usage=UsageFields(
         roots=[("usageMetadata",), ("usage",)],
         markers=[b'"usageMetadata"', b'"usage"'],
-        # promptTokenCount includes cached tokens; candidatesTokenCount leaves thoughts out.
-        input_tokens=[("promptTokenCount",), ("toolUsePromptTokenCount",), ("prompt_tokens",)],
-        output_tokens=[("candidatesTokenCount",), ("thoughtsTokenCount",), ("completion_tokens",)],
-        cache_read_tokens=[("cachedContentTokenCount",)],
-        reasoning_tokens=[("thoughtsTokenCount",)],
+        counts=[
+            CHAT,
+            Counts(
+                # promptTokenCount includes cached tokens; candidatesTokenCount leaves thoughts out.
+                input_tokens=[("promptTokenCount",), ("toolUsePromptTokenCount",)],
+                output_tokens=[("candidatesTokenCount",), ("thoughtsTokenCount",)],
+                cache_read_tokens=[("cachedContentTokenCount",)],
+                cache_read_audio_tokens=_of("AUDIO", "cacheTokensDetails"),
+                cache_read_image_tokens=_of("IMAGE", "cacheTokensDetails"),
+                reasoning_tokens=[("thoughtsTokenCount",)],
+                input_audio_tokens=_of("AUDIO", *_READ),
+                input_image_tokens=_of("IMAGE", *_READ),
+                output_audio_tokens=_of("AUDIO", "candidatesTokensDetails"),
+                output_image_tokens=_of("IMAGE", "candidatesTokensDetails"),
+            ),
+        ],
         model=[("modelVersion",), ("model",)],
+        # trafficType is Vertex AI's.
+        service_tier_in_usage=[("serviceTier",), ("trafficType",)],
+        tiers={
+            "standard": {},
+            "unspecified": {},
+            "flex": {"service_tier": "flex"},
+            "priority": {"service_tier": "priority"},
+            "ON_DEMAND": {},
+            "ON_DEMAND_FLEX": {"service_tier": "flex"},
+            "ON_DEMAND_PRIORITY": {"service_tier": "priority"},
+        },
     ),
+    price_list="google",
 )

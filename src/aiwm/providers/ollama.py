@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from aiwm.providers import openai
+from aiwm.providers.base import Counts
 
 PROVIDER = replace(
     openai.PROVIDER,
@@ -14,8 +15,12 @@ PROVIDER = replace(
         openai.PROVIDER.usage,
         # The native API counts on the record that says done, on top level.
         roots=[("usage",), ("response", "usage"), ()],
+        top=["prompt_eval_count", "eval_count"],
         markers=[b'"usage"', b'"eval_count"', b'"prompt_eval_count"'],
-        input_tokens=[*openai.PROVIDER.usage.input_tokens, ("prompt_eval_count",)],
-        output_tokens=[*openai.PROVIDER.usage.output_tokens, ("eval_count",)],
+        counts=[
+            *openai.PROVIDER.usage.counts,
+            Counts(input_tokens=[("prompt_eval_count",)], output_tokens=[("eval_count",)]),
+        ],
     ),
+    price_list=None,
 )

@@ -1,6 +1,36 @@
 """OpenAI: https://platform.openai.com/docs/api-reference. Most others speak this API too."""
 
-from aiwm.providers.base import Provider, UsageFields
+from aiwm.providers.base import Counts, Provider, UsageFields
+
+CHAT = Counts(
+    signs=frozenset({"prompt_tokens"}),
+    # Both include their parts: cached tokens in the input, reasoning in the output.
+    input_tokens=[("prompt_tokens",)],
+    output_tokens=[("completion_tokens",)],
+    cache_read_tokens=[("prompt_tokens_details", "cached_tokens")],
+    cache_write_tokens=[("prompt_tokens_details", "cache_write_tokens")],
+    reasoning_tokens=[("completion_tokens_details", "reasoning_tokens")],
+    input_audio_tokens=[("prompt_tokens_details", "audio_tokens")],
+    output_audio_tokens=[("completion_tokens_details", "audio_tokens")],
+    input_image_tokens=[("prompt_tokens_details", "image_tokens")],
+)
+"""Chat completions, completions and embeddings."""
+
+RESPONSES = Counts(
+    signs=frozenset({"input_tokens"}),
+    input_tokens=[("input_tokens",)],
+    output_tokens=[("output_tokens",)],
+    cache_read_tokens=[("input_tokens_details", "cached_tokens")],
+    cache_read_image_tokens=[("input_tokens_details", "cached_tokens_details", "image_tokens")],
+    cache_write_tokens=[("input_tokens_details", "cache_write_tokens")],
+    reasoning_tokens=[("output_tokens_details", "reasoning_tokens")],
+    # Transcriptions say "token" where images say "tokens".
+    input_audio_tokens=[("input_token_details", "audio_tokens")],
+    input_image_tokens=[("input_tokens_details", "image_tokens")],
+    output_image_tokens=[("output_tokens_details", "image_tokens")],
+    web_searches=[("web_search", "num_requests")],
+)
+"""Responses, images, transcriptions and speech."""
 
 PROVIDER = Provider(
     name="openai",
@@ -22,25 +52,19 @@ PROVIDER = Provider(
     example_path="v1/chat/completions",
     example_body={"messages": [{"role": "user", "content": "Hello!"}]},
     usage=UsageFields(
-        # `usage` stands on top in JSON answers and chat chunks, under `response` in events of the Responses API.
+        # On top in JSON answers and chat chunks, under `response` in events of the Responses API.
         roots=[("usage",), ("response", "usage")],
+        beside=[("tool_usage",), ("response", "tool_usage")],
         markers=[b'"usage"'],
-        # Chat says prompt and completion, Responses says input and output; no answer has both.
-        # Both counts include their parts: cached tokens in the input, reasoning in the output.
-        input_tokens=[("prompt_tokens",), ("input_tokens",)],
-        output_tokens=[("completion_tokens",), ("output_tokens",)],
-        cache_read_tokens=[
-            ("prompt_tokens_details", "cached_tokens"),
-            ("input_tokens_details", "cached_tokens"),
-        ],
-        cache_write_tokens=[
-            ("prompt_tokens_details", "cache_write_tokens"),
-            ("input_tokens_details", "cache_write_tokens"),
-        ],
-        reasoning_tokens=[
-            ("completion_tokens_details", "reasoning_tokens"),
-            ("output_tokens_details", "reasoning_tokens"),
-        ],
+        counts=[CHAT, RESPONSES],
         model=[("model",), ("response", "model")],
+        service_tier=[("service_tier",), ("response", "service_tier")],
+        tiers={
+            "default": {},
+            "flex": {"service_tier": "flex"},
+            "priority": {"service_tier": "priority"},
+            "fast": {"service_tier": "fast"},
+        },
     ),
+    price_list="openai",
 )

@@ -33,10 +33,55 @@ OPENAI_COMPATIBLE: Mapping[str, str] = {
 REPORT_UNASKED = frozenset({"mistral", "perplexity"})
 """Of these, whose streams report usage without `stream_options`; Mistral refuses a body that has them."""
 
+PRICE_LISTS: Mapping[str, str] = {
+    "cerebras": "cerebras",
+    "deepseek": "deepseek",
+    "fireworks": "fireworks",
+    "groq": "groq",
+    "mistral": "mistral",
+    "moonshot": "moonshotai",
+    "openrouter": "openrouter",
+    "together": "together",
+}
+"""Of these, who is in the price list, and under which name. Perplexity is, but bills each request by the size of its
+search too, which no answer's usage says."""
+
+_BASE = openai.PROVIDER
+_USAGE = replace(
+    _BASE.usage,
+    # Many answer Anthropic's Messages too.
+    roots=[*_BASE.usage.roots, ("message", "usage")],
+    model=[*_BASE.usage.model, ("message", "model")],
+    beside=(),
+    counts=[
+        replace(anthropic.MESSAGES, signs=frozenset({"input_tokens", "cache_read_input_tokens"})),
+        # Moonshot's and Together's way of saying what DeepSeek says in the next, beside or instead of OpenAI's.
+        replace(
+            openai.CHAT, signs=frozenset({"prompt_tokens", "cached_tokens"}), cache_read_tokens=[("cached_tokens",)]
+        ),
+        replace(
+            openai.CHAT,
+            signs=frozenset({"prompt_tokens", "prompt_cache_hit_tokens"}),
+            cache_read_tokens=[("prompt_cache_hit_tokens",)],
+        ),
+        openai.CHAT,
+        openai.RESPONSES,
+    ],
+    tiers={"default": {}, "standard": {}, "on_demand": {}},
+)
+
 
 def _compatible(name: str, endpoint: str) -> Provider:
-    asked = frozenset() if name in REPORT_UNASKED else openai.PROVIDER.stream_usage_in_body
-    return replace(openai.PROVIDER, name=name, endpoint=endpoint, config_headers={}, stream_usage_in_body=asked)
+    return replace(
+        _BASE,
+        name=name,
+        endpoint=endpoint,
+        config_headers={},
+        model_in_body=_BASE.model_in_body | {"messages"},
+        stream_usage_in_body=frozenset() if name in REPORT_UNASKED else _BASE.stream_usage_in_body,
+        usage=_USAGE,
+        price_list=PRICE_LISTS.get(name),
+    )
 
 
 PROVIDERS: Mapping[str, Provider] = {
@@ -47,4 +92,4 @@ PROVIDERS: Mapping[str, Provider] = {
 
 def provider(name: str) -> Provider:
     """The provider of this name; an unknown one as OpenAI-compatible, its organization headers included."""
-    return PROVIDERS.get(name) or replace(openai.PROVIDER, name=name, endpoint="")
+    return PROVIDERS.get(name) or replace(_compatible(name, ""), config_headers=_BASE.config_headers)

@@ -12,10 +12,14 @@ PROVIDER = replace(
     usage=replace(
         openai.PROVIDER.usage,
         # Chat completions leave reasoning out of completion_tokens; the Responses API counts it in.
-        output_tokens=[
-            ("completion_tokens",),
-            ("completion_tokens_details", "reasoning_tokens"),
-            ("output_tokens",),
+        counts=[
+            replace(
+                openai.CHAT,
+                output_tokens=[("completion_tokens",), ("completion_tokens_details", "reasoning_tokens")],
+            ),
+            openai.RESPONSES,
         ],
+        tiers={"default": {}},
     ),
+    price_list="x-ai",
 )

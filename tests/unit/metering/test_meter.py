@@ -114,7 +114,7 @@ def truth(path: Path) -> dict[str, Any]:
 
 def said(row: UsageRow, names: dict[str, Any]) -> dict[str, Any]:
     """What a row says of the things that the truth is known of."""
-    facts = {"model": row.model_answered, "source": row.source}
+    facts = {"model": row.model_answered, "source": row.source, "service_tier": row.service_tier}
     return {name: facts[name] if name in facts else getattr(row.usage, name) for name in names}
 
 
