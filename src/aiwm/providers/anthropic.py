@@ -41,6 +41,13 @@ PROVIDER = Provider(
             "batch": {"processing": "batch"},
             "fast": {"speed": "fast"},
         },
+        text=[
+            ("delta", "text"),
+            ("delta", "thinking"),
+            ("delta", "partial_json"),
+            ("choices", "*", "delta", "content"),
+            ("choices", "*", "delta", "tool_calls", "*", "function", "arguments"),
+        ],
     ),
     price_list="anthropic",
     request_id_header=b"request-id",

@@ -102,6 +102,16 @@ class UsageFields:
     """Where it stands in the usage object, and what else there decides the price."""
     tiers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """What a word found there means to the price list: {} for the standard price. Of others nobody knows the price."""
+    text: Sequence[tuple[str, ...]] = ()
+    """Where, in an event of a stream, a piece of what the model wrote stands; `*` is each element of a list.
+
+    Read only of a stream that ended before its numbers came. An object counts as the text of its JSON.
+    """
+
+    @property
+    def text_markers(self) -> Sequence[bytes]:
+        """JSON keys, one of which stands in every event with text."""
+        return tuple({f'"{path[-1]}"'.encode(): None for path in self.text})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

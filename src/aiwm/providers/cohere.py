@@ -25,6 +25,13 @@ PROVIDER = Provider(
             CHAT,
             Counts(input_tokens=[("input_tokens",)], output_tokens=[("output_tokens",)]),
         ],
+        text=[
+            ("delta", "message", "content", "text"),
+            ("delta", "message", "content", "thinking"),
+            ("delta", "message", "tool_plan"),
+            ("delta", "message", "tool_calls", "function", "arguments"),
+            ("choices", "*", "delta", "content"),
+        ],
     ),
     price_list="cohere",
 )

@@ -54,6 +54,12 @@ PROVIDER = Provider(
             "ON_DEMAND_FLEX": {"service_tier": "flex"},
             "ON_DEMAND_PRIORITY": {"service_tier": "priority"},
         },
+        text=[
+            ("candidates", "*", "content", "parts", "*", "text"),
+            ("candidates", "*", "content", "parts", "*", "functionCall"),
+            ("choices", "*", "delta", "content"),
+            ("choices", "*", "delta", "tool_calls", "*", "function", "arguments"),
+        ],
     ),
     price_list="google",
 )

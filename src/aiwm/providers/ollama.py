@@ -21,6 +21,7 @@ PROVIDER = replace(
             *openai.PROVIDER.usage.counts,
             Counts(input_tokens=[("prompt_eval_count",)], output_tokens=[("eval_count",)]),
         ],
+        text=[*openai.PROVIDER.usage.text, ("message", "content"), ("message", "thinking"), ("response",)],
     ),
     price_list=None,
 )

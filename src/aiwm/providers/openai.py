@@ -65,6 +65,16 @@ PROVIDER = Provider(
             "priority": {"service_tier": "priority"},
             "fast": {"service_tier": "fast"},
         },
+        text=[
+            ("choices", "*", "delta", "content"),
+            ("choices", "*", "delta", "reasoning_content"),
+            ("choices", "*", "delta", "reasoning"),
+            ("choices", "*", "delta", "refusal"),
+            ("choices", "*", "delta", "tool_calls", "*", "function", "name"),
+            ("choices", "*", "delta", "tool_calls", "*", "function", "arguments"),
+            ("choices", "*", "text"),
+            ("delta",),  # The Responses API: of text, reasoning and arguments alike.
+        ],
     ),
     price_list="openai",
 )
