@@ -48,6 +48,7 @@ from aiwm.proxy.handler import Inference, is_inference
 from aiwm.proxy.upstream import Upstream
 from aiwm.settings import LONGEST_TOKEN_SECONDS, Settings
 from aiwm.store.api_keys import ApiKeyStore
+from aiwm.store.audit import AuditStore
 from aiwm.store.database import Database
 from aiwm.store.deployments import DeploymentStore
 from aiwm.store.ledger import LedgerStore
@@ -181,6 +182,7 @@ async def running(
                         model_verbs=models,
                         deployment_verbs=deployments,
                         api_key_verbs=api_keys,
+                        audit_log=AuditStore(database),
                         tokens=verifier,
                         checks=_checks(database, journal, recorder, draining),
                         metrics=metrics.exposition,

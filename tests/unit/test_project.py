@@ -92,6 +92,7 @@ SEEN_THROUGH = {
     "server.py": "integration/test_server.py",
     "cli": "acceptance/test_serve.py",
     "cli/demo.py": "acceptance/test_first_minutes.py",
+    "control/api_keys.py": "integration/api/test_api_keys.py",
     "control/models.py": "integration/api/test_models.py",
     "control/deployments.py": "integration/api/test_deployments.py",
     "control/targets.py": "integration/api/test_models.py",

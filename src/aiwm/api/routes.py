@@ -6,6 +6,7 @@
 | /models                          | `models.py`      |
 | /deployments                     | `deployments.py` |
 | /api-keys                        | `api_keys.py`    |
+| /audit                           | `audit.py`       |
 | /deployments/{id}/inference/...  | `aiwm.proxy`, which stands in front of this table; here it is only documented |
 """
 
@@ -15,10 +16,11 @@ from collections.abc import Callable, Mapping
 
 from fastapi import APIRouter
 
-from aiwm.api import api_keys, deployments, models, operation
+from aiwm.api import api_keys, audit, deployments, models, operation
 from aiwm.control.api_keys import ApiKeys
 from aiwm.control.deployments import Deployments
 from aiwm.control.models import Models
+from aiwm.store.audit import AuditStore
 from aiwm.web.principals import Tokens
 from aiwm.web.schemas import problems
 
@@ -28,6 +30,7 @@ def api_routes(
     model_verbs: Models,
     deployment_verbs: Deployments,
     api_key_verbs: ApiKeys,
+    audit_log: AuditStore,
     tokens: Tokens,
     checks: Mapping[str, operation.Check],
     metrics: Callable[[], bytes],
@@ -38,6 +41,7 @@ def api_routes(
     router.include_router(models.router(model_verbs, tokens))
     router.include_router(deployments.router(deployment_verbs, tokens, public_url=public_url))
     router.include_router(api_keys.router(api_key_verbs, tokens))
+    router.include_router(audit.router(audit_log, tokens))
     router.include_router(_inference())
     return router
 

@@ -11,6 +11,7 @@ import structlog
 
 from aiwm.domain import api_keys
 from aiwm.domain.api_keys import ApiKey
+from aiwm.domain.audit import entry
 from aiwm.domain.ids import new_id
 from aiwm.domain.pages import Page, PageQuery
 from aiwm.domain.times import Clock
@@ -81,7 +82,7 @@ class ApiKeys:
             created_at=now,
             updated_at=now,
         )
-        missing = await self._store.add(key)
+        missing = await self._store.add(key, entry=entry(principal, "create", after=key, at=now))
         if missing is None:
             raise Unauthorized
         if missing:
@@ -92,7 +93,8 @@ class ApiKeys:
         """At once in this process, and within a second in others; answers the time of it."""
         key = await self.get(principal, key_id)
         at = max(self._clock(), key.updated_at + 1)
-        if not await self._store.revoke(key, by=principal.user_id, at=at):
+        told = entry(principal, "revoke", before=key, at=at)
+        if not await self._store.revoke(key, by=principal.user_id, at=at, entry=told):
             raise NotFound(f"API key with ID {key_id} not found")
         self._revocations.revoke([key_id])
         return at

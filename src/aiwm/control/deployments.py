@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from aiwm.control.targets import Targets
+from aiwm.domain.audit import entry
 from aiwm.domain.deployments import Deployment, DeploymentStatus, OnDisconnect, StreamUsage, first_status
 from aiwm.domain.ids import new_id
 from aiwm.domain.models import Model, ModelStatus
@@ -92,14 +93,16 @@ class Deployments:
             created_at=now,
             updated_at=now,
         )
-        _require_active(model, await self._store.add(deployment))
+        told = entry(principal, "create", after=deployment, at=now)
+        _require_active(model, await self._store.add(deployment, entry=told))
         await self._targets.deployment_changed(deployment.id)
         return deployment
 
     async def change(self, principal: Principal, deployment_id: str, given: Mapping[str, Any]) -> Deployment:
         """`given` holds the fields to change: name, description, allowed_models, stream_usage, on_disconnect."""
         before = await self._own(principal, deployment_id)
-        return await self._write(before, self._touched(principal, replace(before, **given)))
+        after = self._touched(principal, replace(before, **given))
+        return await self._write(principal, "change", before, after)
 
     async def start(self, principal: Principal, deployment_id: str) -> Deployment:
         before = await self._own(principal, deployment_id)
@@ -109,7 +112,8 @@ class Deployments:
             raise Invalid(f"Model with ID {before.model_id} not found")
         status = DeploymentStatus.RUNNING if model.is_api_based else DeploymentStatus.QUEUED
         after = self._touched(principal, replace(before, status=status, error_message=None))
-        started = await self._store.start(before, after)
+        told = entry(principal, "start", before=before, after=after, at=after.updated_at)
+        started = await self._store.start(before, after, entry=told)
         if started is False:
             raise self._lost(before)
         if started is not True:
@@ -120,22 +124,26 @@ class Deployments:
     async def stop(self, principal: Principal, deployment_id: str) -> Deployment:
         before = await self._own(principal, deployment_id)
         before.require_stoppable()
-        return await self._write(before, self._touched(principal, replace(before, status=DeploymentStatus.STOPPED)))
+        after = self._touched(principal, replace(before, status=DeploymentStatus.STOPPED))
+        return await self._write(principal, "stop", before, after)
 
     async def delete(self, principal: Principal, deployment_id: str) -> int:
         """Soft; answers the time of it."""
         before = await self._own(principal, deployment_id)
         before.require_deletable()
         after = self._touched(principal, before)
-        await self._write(before, after, deleted_at=after.updated_at)
+        await self._write(principal, "delete", before, after, deleted_at=after.updated_at)
         return after.updated_at
 
     async def _own(self, principal: Principal, deployment_id: str) -> Deployment:
         principal.require(Role.EDITOR)
         return await self.get(principal, deployment_id)
 
-    async def _write(self, before: Deployment, after: Deployment, *, deleted_at: int | None = None) -> Deployment:
-        if not await self._store.change(before, after, deleted_at=deleted_at):
+    async def _write(
+        self, principal: Principal, verb: str, before: Deployment, after: Deployment, *, deleted_at: int | None = None
+    ) -> Deployment:
+        told = entry(principal, verb, before=before, after=after if deleted_at is None else None, at=after.updated_at)
+        if not await self._store.change(before, after, deleted_at=deleted_at, entry=told):
             raise self._lost(before)
         await self._targets.deployment_changed(before.id)
         return after

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from aiwm.control.targets import Targets, config_is_kept_secret
+from aiwm.domain.audit import entry
 from aiwm.domain.ids import new_id
 from aiwm.domain.models import (
     ApiConfig,
@@ -100,7 +101,7 @@ class Models:
             created_at=now,
             updated_at=now,
         )
-        await self._store.add(model)
+        await self._store.add(model, entry=entry(principal, "create", after=model, at=now))
         return model
 
     async def change(self, principal: Principal, model_id: str, given: Mapping[str, Any]) -> Model:
@@ -116,8 +117,7 @@ class Models:
         if "api_endpoint" in changes:
             _check_move(before, changes["api_endpoint"], config)
         after = self._touched(principal, replace(before, **changes))
-        if not await self._store.change(before, after):
-            raise Conflict(f'Model "{before.name}" was changed by someone else at the same time; try again')
+        await self._write(principal, "change", before, after)
         await self._targets.model_changed(model_id)
         return after
 
@@ -130,8 +130,7 @@ class Models:
                 f'Model "{before.name}" can\'t be activated before its files are there. Current status: {before.status}'
             )
         after = self._touched(principal, replace(before, status=ModelStatus.ACTIVE))
-        if not await self._store.change(before, after):
-            raise Conflict(f'Model "{before.name}" was changed by someone else at the same time; try again')
+        await self._write(principal, "activate", before, after)
         return after
 
     async def deactivate(self, principal: Principal, model_id: str) -> Model:
@@ -141,14 +140,14 @@ class Models:
         if before.status is not ModelStatus.ACTIVE:
             raise WrongState(f'Model "{before.name}" is not active. Current status: {before.status}')
         after = self._touched(principal, replace(before, status=ModelStatus.INACTIVE))
-        await self._retire("deactivate", before, after)
+        await self._retire(principal, "deactivate", before, after)
         return after
 
     async def delete(self, principal: Principal, model_id: str) -> int:
         """Soft; answers the time of it."""
         before = await self._own(principal, model_id)
         after = self._touched(principal, before)
-        await self._retire("delete", before, after, deleted_at=after.updated_at)
+        await self._retire(principal, "delete", before, after, deleted_at=after.updated_at)
         return after.updated_at
 
     async def _own(self, principal: Principal, model_id: str) -> Model:
@@ -159,8 +158,16 @@ class Models:
             raise Forbidden(f'Model "{model.name}" belongs to another organization; it can be read and deployed only')
         return model
 
-    async def _retire(self, verb: str, before: Model, after: Model, *, deleted_at: int | None = None) -> None:
-        in_the_way, changed = await self._store.retire(before, after, deleted_at=deleted_at)
+    async def _write(self, principal: Principal, verb: str, before: Model, after: Model) -> None:
+        told = entry(principal, verb, before=before, after=after, at=after.updated_at)
+        if not await self._store.change(before, after, entry=told):
+            raise Conflict(f'Model "{before.name}" was changed by someone else at the same time; try again')
+
+    async def _retire(
+        self, principal: Principal, verb: str, before: Model, after: Model, *, deleted_at: int | None = None
+    ) -> None:
+        told = entry(principal, verb, before=before, after=after if deleted_at is None else None, at=after.updated_at)
+        in_the_way, changed = await self._store.retire(before, after, deleted_at=deleted_at, entry=told)
         if in_the_way:
             raise Conflict(
                 f"Cannot {verb} model. It is currently being used by the following active deployments: "

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from aiwm.domain.audit import entry
 from aiwm.domain.ids import new_id
 from aiwm.domain.pages import Page, PageQuery
 from aiwm.domain.times import Clock
@@ -47,7 +48,7 @@ class Organizations:
             created_at=now,
             updated_at=now,
         )
-        await self._store.add(organization)
+        await self._store.add(organization, entry=entry(principal, "create", after=organization, at=now))
         return organization
 
     async def change(self, principal: Principal, org_id: str, given: Mapping[str, Any]) -> Organization:
@@ -55,7 +56,8 @@ class Organizations:
         principal.require(Role.OWNER)
         before = await self.get(principal, org_id)
         after = replace(before, **given, updated_by=principal.user_id, updated_at=self._after(before))
-        await self._store.change(before, after)
+        told = entry(principal, "change", before=before, after=after, at=after.updated_at)
+        await self._store.change(before, after, entry=told)
         return after
 
     async def delete(self, principal: Principal, org_id: str) -> int:
@@ -65,7 +67,8 @@ class Organizations:
         if org_id == principal.home_org_id:
             raise Conflict(f'Cannot delete organization "{before.name}". You belong to it yourself.')
         at = self._after(before)
-        self._revocations.revoke(await self._store.delete(before, by=principal.user_id, at=at))
+        told = entry(principal, "delete", before=before, at=at)
+        self._revocations.revoke(await self._store.delete(before, by=principal.user_id, at=at, entry=told))
         return at
 
     def _after(self, before: Organization) -> int:

@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import Final
 
 from aiwm.control.attempts import Attempts
+from aiwm.domain.audit import entry
 from aiwm.domain.ids import new_id
 from aiwm.domain.times import Clock
 from aiwm.domain.users import Principal, Session, User, UserStatus, password_problem, username_key, username_problem
@@ -113,7 +114,9 @@ class Sessions:
             updated_by=user.id,
             updated_at=max(self._clock(), user.updated_at + 1),
         )
-        self._revocations.revoke(await self._users.change(user, after, end_sessions=True, keep_session=session))
+        told = entry(principal, "change-password", before=user, after=after, at=after.updated_at)
+        ended = await self._users.change(user, after, end_sessions=True, keep_session=session, entry=told)
+        self._revocations.revoke(ended)
 
     async def _is_password_of(self, user: User | None, password: str, username: str, address: str) -> bool:
         """Raises TooManyRequests for an account or an address that has failed too often."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from aiwm.domain.audit import entry
 from aiwm.domain.ids import new_id
 from aiwm.domain.pages import Page, PageQuery
 from aiwm.domain.times import Clock
@@ -108,7 +109,7 @@ class Users:
             created_at=now,
             updated_at=now,
         )
-        if not await self._store.add(user):
+        if not await self._store.add(user, entry=entry(caller, "create", after=user, at=now)):
             raise Invalid(f"Organization with ID {caller.org_id} not found")
         return user
 
@@ -126,14 +127,16 @@ class Users:
             changes["roles"] = _sorted(changes["roles"])
         after = replace(before, **changes, updated_by=principal.user_id, updated_at=self._after(before))
         differing = {name for name in _ENDING_SESSIONS & given.keys() if _differs(before, after, name)}
-        self._revocations.revoke(await self._store.change(before, after, end_sessions=bool(differing)))
+        told = entry(principal, "change", before=before, after=after, at=after.updated_at)
+        self._revocations.revoke(await self._store.change(before, after, end_sessions=bool(differing), entry=told))
         return after
 
     async def delete(self, principal: Principal, user_id: str) -> int:
         """Soft; answers the time of it."""
         before = await self._governed(principal, user_id)
         at = self._after(before)
-        self._revocations.revoke(await self._store.delete(before, by=principal.user_id, at=at))
+        told = entry(principal, "delete", before=before, at=at)
+        self._revocations.revoke(await self._store.delete(before, by=principal.user_id, at=at, entry=told))
         return at
 
     async def _governed(self, principal: Principal, user_id: str) -> User:

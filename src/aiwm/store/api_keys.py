@@ -10,8 +10,10 @@ from sqlalchemy import ColumnElement, Row, and_, bindparam, func, insert, or_, s
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aiwm.domain.api_keys import ApiKey
+from aiwm.domain.audit import AuditEntry
 from aiwm.domain.pages import Page, PageQuery
 from aiwm.domain.users import UserStatus
+from aiwm.store.audit import record
 from aiwm.store.database import Database
 from aiwm.store.lists import matching, page
 from aiwm.store.tables import api_keys, deployments, users
@@ -30,7 +32,7 @@ class ApiKeyStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, key: ApiKey) -> Sequence[str] | None:
+    async def add(self, key: ApiKey, *, entry: AuditEntry | None = None) -> Sequence[str] | None:
         """Adds it if every deployment that it is limited to is there; else changes nothing and answers the others.
 
         None, and nothing done, when its maker is deactivated or deleted: the key would outlive that.
@@ -56,6 +58,7 @@ class ApiKeyStore:
             if missing := [id_ for id_ in wanted if id_ not in found]:
                 return missing
             await connection.execute(insert(api_keys).values(_columns(key)))
+            await record(connection, entry)
             return ()
 
     async def get(self, org_id: str, key_id: str) -> ApiKey | None:
@@ -74,10 +77,13 @@ class ApiKeyStore:
         async with self._database.reading() as connection:
             return await page(connection, api_keys, where, query, SORTABLE, {}, _key)
 
-    async def revoke(self, key: ApiKey, *, by: str, at: int) -> bool:
+    async def revoke(self, key: ApiKey, *, by: str, at: int, entry: AuditEntry | None = None) -> bool:
         """False when somebody else was quicker."""
         async with self._database.writing() as connection:
-            return bool(await _revoke(connection, api_keys.c.id == key.id, by=by, at=at))
+            if not await _revoke(connection, api_keys.c.id == key.id, by=by, at=at):
+                return False
+            await record(connection, entry)
+            return True
 
     async def revoked_since(self, time: int) -> Sequence[tuple[str, int]]:
         """Keys revoked at or after `time`, the oldest first, each with when."""
@@ -111,23 +117,40 @@ class ApiKeyStore:
             return None if row is None else _key(row)
 
 
-async def revoke_keys_of_user(connection: AsyncConnection, user_id: str, *, by: str, at: int) -> Sequence[str]:
-    """Revokes the keys that a user has made; answers which."""
-    return await _revoke(connection, api_keys.c.user_id == user_id, by=by, at=at)
+async def revoke_keys_of_user(
+    connection: AsyncConnection, user_id: str, *, by: str, at: int, entry: AuditEntry | None
+) -> Sequence[str]:
+    """Revokes the keys that a user has made; answers which. `entry` tells of what this is a part of."""
+    return await _revoke_all(connection, api_keys.c.user_id == user_id, by, at, entry)
 
 
-async def revoke_keys_of_organization(connection: AsyncConnection, org_id: str, *, by: str, at: int) -> Sequence[str]:
-    return await _revoke(connection, api_keys.c.org_id == org_id, by=by, at=at)
+async def revoke_keys_of_organization(
+    connection: AsyncConnection, org_id: str, *, by: str, at: int, entry: AuditEntry | None
+) -> Sequence[str]:
+    return await _revoke_all(connection, api_keys.c.org_id == org_id, by, at, entry)
 
 
-async def _revoke(connection: AsyncConnection, which: ColumnElement[bool], *, by: str, at: int) -> Sequence[str]:
+async def _revoke_all(
+    connection: AsyncConnection, which: ColumnElement[bool], by: str, at: int, entry: AuditEntry | None
+) -> Sequence[str]:
+    revoked = await _revoke(connection, which, by=by, at=at)
+    if entry is not None:
+        await record(
+            connection, *(entry.also("revoke", ApiKey, key.id, key.name, org_id=key.org_id) for key in revoked)
+        )
+    return [key.id for key in revoked]
+
+
+async def _revoke(
+    connection: AsyncConnection, which: ColumnElement[bool], *, by: str, at: int
+) -> Sequence[Row[tuple[str, str, str]]]:
     revoked = await connection.execute(
         update(api_keys)
         .where(which, api_keys.c.deleted_at.is_(None))
         .values(updated_by=by, updated_at=at, deleted_at=at)
-        .returning(api_keys.c.id)
+        .returning(api_keys.c.id, api_keys.c.name, api_keys.c.org_id)
     )
-    return list(revoked.scalars())
+    return revoked.all()
 
 
 def _columns(key: ApiKey) -> dict[str, Any]:

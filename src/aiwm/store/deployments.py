@@ -7,11 +7,14 @@ from typing import Any
 
 import orjson
 from sqlalchemy import ColumnElement, Row, and_, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from aiwm.domain.audit import AuditEntry
 from aiwm.domain.deployments import Deployment, DeploymentStatus, OnDisconnect, StreamUsage, Totals
 from aiwm.domain.models import ModelStatus
 from aiwm.domain.pages import Page, PageQuery
 from aiwm.domain.users import Principal
+from aiwm.store.audit import record
 from aiwm.store.database import Database
 from aiwm.store.lists import matching, page
 from aiwm.store.tables import deployment_totals, deployments, models
@@ -60,13 +63,14 @@ class DeploymentStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, deployment: Deployment) -> ModelStatus | None:
+    async def add(self, deployment: Deployment, *, entry: AuditEntry | None = None) -> ModelStatus | None:
         """Adds it if its model is active; else changes nothing and answers the model's status, None when it is gone."""
         async with self._database.writing() as connection:
             status = await connection.scalar(_locked_model(deployment.model_id))
             if status != ModelStatus.ACTIVE:
                 return status and ModelStatus(status)
             await connection.execute(insert(deployments).values(_columns(deployment)))
+            await record(connection, entry)
         return ModelStatus.ACTIVE
 
     async def get(self, principal: Principal, deployment_id: str) -> Deployment | None:
@@ -94,20 +98,27 @@ class DeploymentStore:
             rows = await connection.execute(select(_with_totals).where(_with_totals.c.model_id == model_id))
             return [_deployment(row) for row in rows]
 
-    async def change(self, before: Deployment, after: Deployment, *, deleted_at: int | None = None) -> bool:
+    async def change(
+        self,
+        before: Deployment,
+        after: Deployment,
+        *,
+        deleted_at: int | None = None,
+        entry: AuditEntry | None = None,
+    ) -> bool:
         """Writes `after`, unless somebody else changed the deployment since `before` was read: then False."""
         async with self._database.writing() as connection:
-            result = await connection.execute(_changed(before, after, deleted_at))
-            return result.rowcount == 1
+            return await _change(connection, before, after, deleted_at, entry)
 
-    async def start(self, before: Deployment, after: Deployment) -> ModelStatus | bool | None:
+    async def start(
+        self, before: Deployment, after: Deployment, *, entry: AuditEntry | None = None
+    ) -> ModelStatus | bool | None:
         """Like `change`, if the model is active; else the model's status, None when it is gone."""
         async with self._database.writing() as connection:
             status = await connection.scalar(_locked_model(before.model_id))
             if status != ModelStatus.ACTIVE:
                 return status and ModelStatus(status)
-            result = await connection.execute(_changed(before, after, None))
-            return result.rowcount == 1
+            return await _change(connection, before, after, None, entry)
 
     async def _one(self, *where: ColumnElement[bool]) -> Deployment | None:
         async with self._database.reading() as connection:
@@ -128,8 +139,14 @@ def _locked_model(model_id: str) -> Any:
     )
 
 
-def _changed(before: Deployment, after: Deployment, deleted_at: int | None) -> Any:
-    return (
+async def _change(
+    connection: AsyncConnection,
+    before: Deployment,
+    after: Deployment,
+    deleted_at: int | None,
+    entry: AuditEntry | None,
+) -> bool:
+    result = await connection.execute(
         update(deployments)
         .where(
             deployments.c.id == before.id,
@@ -139,6 +156,10 @@ def _changed(before: Deployment, after: Deployment, deleted_at: int | None) -> A
         )
         .values(**_columns(after), deleted_at=deleted_at)
     )
+    if result.rowcount != 1:
+        return False
+    await record(connection, entry)
+    return True
 
 
 def _columns(deployment: Deployment) -> dict[str, Any]:

@@ -10,10 +10,12 @@ import orjson
 from sqlalchemy import ColumnElement, Row, and_, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from aiwm.domain.audit import AuditEntry
 from aiwm.domain.deployments import USING_ITS_MODEL
 from aiwm.domain.models import ApiConfig, DeploymentType, Model, ModelStatus, ModelType, Scope, Sealed
 from aiwm.domain.pages import Page, PageQuery
 from aiwm.domain.users import Principal
+from aiwm.store.audit import record
 from aiwm.store.database import Database
 from aiwm.store.lists import matching, page
 from aiwm.store.tables import deployments, models
@@ -49,9 +51,10 @@ class ModelStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, model: Model) -> None:
+    async def add(self, model: Model, *, entry: AuditEntry | None = None) -> None:
         async with self._database.writing() as connection:
             await connection.execute(insert(models).values(_columns(model)))
+            await record(connection, entry)
 
     async def get(self, principal: Principal, model_id: str) -> Model | None:
         """The model, if the caller may see it."""
@@ -67,13 +70,13 @@ class ModelStore:
         async with self._database.reading() as connection:
             return await page(connection, models, where, query, SORTABLE, COUNTED, _model)
 
-    async def change(self, before: Model, after: Model) -> bool:
+    async def change(self, before: Model, after: Model, *, entry: AuditEntry | None = None) -> bool:
         """Writes `after`, unless somebody else changed the model since `before` was read: then False."""
         async with self._database.writing() as connection:
-            return await _change(connection, before, after)
+            return await _change(connection, before, after, entry=entry)
 
     async def retire(
-        self, before: Model, after: Model, *, deleted_at: int | None = None
+        self, before: Model, after: Model, *, deleted_at: int | None = None, entry: AuditEntry | None = None
     ) -> tuple[Sequence[InTheWay], bool]:
         """Writes `after` (or deletes) only if no deployment that runs needs the model.
 
@@ -93,7 +96,7 @@ class ModelStore:
             )
             if in_the_way := [InTheWay(*row) for row in using]:
                 return in_the_way, False
-            return (), await _change(connection, before, after, deleted_at=deleted_at)
+            return (), await _change(connection, before, after, deleted_at=deleted_at, entry=entry)
 
     async def all(self) -> Sequence[Model]:
         """Every model that is not deleted, of all organizations: to build targets from."""
@@ -133,7 +136,14 @@ async def _one(connection: AsyncConnection, *where: ColumnElement[bool]) -> Mode
     return None if row is None else _model(row)
 
 
-async def _change(connection: AsyncConnection, before: Model, after: Model, *, deleted_at: int | None = None) -> bool:
+async def _change(
+    connection: AsyncConnection,
+    before: Model,
+    after: Model,
+    *,
+    deleted_at: int | None = None,
+    entry: AuditEntry | None,
+) -> bool:
     result = await connection.execute(
         update(models)
         .where(
@@ -144,7 +154,10 @@ async def _change(connection: AsyncConnection, before: Model, after: Model, *, d
         )
         .values(**_columns(after), deleted_at=deleted_at)
     )
-    return result.rowcount == 1
+    if result.rowcount != 1:
+        return False
+    await record(connection, entry)
+    return True
 
 
 def _columns(model: Model) -> dict[str, Any]:

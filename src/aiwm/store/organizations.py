@@ -8,10 +8,12 @@ from typing import Any
 from sqlalchemy import Row, and_, func, insert, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from aiwm.domain.audit import AuditEntry
 from aiwm.domain.pages import Page, PageQuery
-from aiwm.domain.users import Organization
+from aiwm.domain.users import Organization, User
 from aiwm.errors import Conflict
 from aiwm.store.api_keys import revoke_keys_of_organization
+from aiwm.store.audit import record
 from aiwm.store.database import Database
 from aiwm.store.lists import matching, page
 from aiwm.store.sessions import revoke_sessions_of
@@ -28,9 +30,10 @@ class OrganizationStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, organization: Organization) -> None:
+    async def add(self, organization: Organization, *, entry: AuditEntry | None = None) -> None:
         async with self._database.writing() as connection:
             await add_organization(connection, organization)
+            await record(connection, entry)
 
     async def get(self, org_id: str) -> Organization | None:
         async with self._database.reading() as connection:
@@ -50,12 +53,13 @@ class OrganizationStore:
         async with self._database.reading() as connection:
             return await page(connection, organizations, where, query, SORTABLE, {}, _organization)
 
-    async def change(self, before: Organization, after: Organization) -> None:
+    async def change(self, before: Organization, after: Organization, *, entry: AuditEntry | None = None) -> None:
         """Raises Conflict when somebody else changed it since `before` was read."""
         async with self._database.writing() as connection:
             await _change(connection, before, _columns(after))
+            await record(connection, entry)
 
-    async def delete(self, before: Organization, *, by: str, at: int) -> Sequence[str]:
+    async def delete(self, before: Organization, *, by: str, at: int, entry: AuditEntry | None = None) -> Sequence[str]:
         """Soft, with its last user. Answers the sessions and API keys that this has ended.
 
         Raises Conflict while it has models, deployments or more than one user: nothing is lost by accident.
@@ -66,8 +70,12 @@ class OrganizationStore:
             gone = {"updated_by": by, "updated_at": at, "deleted_at": at}
             await _change(connection, before, gone)
             await connection.execute(update(users).where(users.c.id.in_(members)).values(gone))
+            await record(connection, entry)
+            if entry is not None:
+                gone_too = (entry.also("delete", User, id_, name, org_id=before.id) for id_, name in members.items())
+                await record(connection, *gone_too)
             ended = await revoke_sessions_of(connection, members, at=at)
-            return [*ended, *await revoke_keys_of_organization(connection, before.id, by=by, at=at)]
+            return [*ended, *await revoke_keys_of_organization(connection, before.id, by=by, at=at, entry=entry)]
 
 
 async def add_organization(connection: AsyncConnection, organization: Organization) -> None:
@@ -84,13 +92,12 @@ async def lock_organization(connection: AsyncConnection, org_id: str) -> bool:
     return found is not None
 
 
-async def _require_empty(connection: AsyncConnection, organization: Organization) -> Sequence[str]:
-    """The ids of its users: none, or the last one. Raises Conflict when it has more than that."""
-    members = (
-        await connection.scalars(
-            select(users.c.id).where(users.c.org_id == organization.id, users.c.deleted_at.is_(None))
-        )
-    ).all()
+async def _require_empty(connection: AsyncConnection, organization: Organization) -> dict[str, str]:
+    """Its users' names by id: none, or the last one. Raises Conflict when it has more than that."""
+    found = await connection.execute(
+        select(users.c.id, users.c.username).where(users.c.org_id == organization.id, users.c.deleted_at.is_(None))
+    )
+    members = {row.id: row.username for row in found}
     counts = {"user": len(members) if len(members) > 1 else 0}
     for noun, table in (("model", models), ("deployment", deployments)):
         of_it = and_(table.c.org_id == organization.id, table.c.deleted_at.is_(None))

@@ -162,6 +162,28 @@ deployments = Table(
     Index("ix_deployments_org_id_created_at", "org_id", "created_at"),
 )
 
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("org_id", String(255), nullable=False),
+    Column("user_id", String(255), nullable=False),
+    Column("username", String(255), nullable=False),
+    Column("user_org_id", String(255), nullable=False),
+    Column("action", String(50), nullable=False),
+    Column("object_type", String(20), nullable=False),
+    Column("object_id", _ID, nullable=False),
+    Column("object_name", String(100), nullable=False),
+    Column("before", Text),
+    Column("after", Text),
+    Column("correlation_id", String(128), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index("ix_audit_org_id_created_at", "org_id", "created_at"),
+    Index("ix_audit_user_org_id_created_at", "user_org_id", "created_at"),
+)
+"""One row for each change of one thing, written in its transaction and never changed. `before` and `after` are JSON
+objects without secrets."""
+
 deployment_totals = Table(
     "deployment_totals",
     metadata,

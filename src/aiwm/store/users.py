@@ -14,10 +14,12 @@ from sqlalchemy import ColumnElement, Row, and_, exists, insert, or_, select, tr
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from aiwm.domain.audit import AuditEntry
 from aiwm.domain.pages import Page, PageQuery
 from aiwm.domain.users import Organization, Role, User, UserStatus, username_key
 from aiwm.errors import Conflict
 from aiwm.store.api_keys import revoke_keys_of_user
+from aiwm.store.audit import record
 from aiwm.store.database import Database
 from aiwm.store.lists import matching, page
 from aiwm.store.organizations import add_organization, lock_organization
@@ -40,13 +42,14 @@ class UserStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, user: User) -> bool:
+    async def add(self, user: User, *, entry: AuditEntry | None = None) -> bool:
         """False when there is no such organization. Raises Conflict when the username is taken."""
         try:
             async with self._database.writing() as connection:
                 if not await lock_organization(connection, user.org_id):
                     return False
                 await connection.execute(insert(users).values(_columns(user)))
+                await record(connection, entry)
                 return True
         except IntegrityError as error:
             raise _taken(user) from error
@@ -86,7 +89,15 @@ class UserStore:
         async with self._database.reading() as connection:
             return await page(connection, users, where, query, SORTABLE, FIELDS, _user)
 
-    async def change(self, before: User, after: User, *, end_sessions: bool, keep_session: str = "") -> Sequence[str]:
+    async def change(
+        self,
+        before: User,
+        after: User,
+        *,
+        end_sessions: bool,
+        keep_session: str = "",
+        entry: AuditEntry | None = None,
+    ) -> Sequence[str]:
         """Writes `after` and answers the sessions that this has ended, and the API keys if the user may no longer act.
 
         Raises Conflict when the username is taken, when the organization or the installation would be without an
@@ -96,13 +107,17 @@ class UserStore:
             async with self._database.writing() as connection:
                 await _require_owners(connection, before, after)
                 await _change(connection, before, after)
+                await record(connection, entry)
                 if not end_sessions:
                     return ()
                 at = after.updated_at
                 ended = await revoke_sessions_of(connection, [before.id], at=at, keep=keep_session)
                 if after.status is UserStatus.ACTIVE:
                     return ended
-                return [*ended, *await revoke_keys_of_user(connection, before.id, by=after.updated_by, at=at)]
+                return [
+                    *ended,
+                    *await revoke_keys_of_user(connection, before.id, by=after.updated_by, at=at, entry=entry),
+                ]
         except IntegrityError as error:
             raise _taken(after) from error
 
@@ -115,13 +130,14 @@ class UserStore:
                 .values(password_hash=password_hash)
             )
 
-    async def delete(self, before: User, *, by: str, at: int) -> Sequence[str]:
+    async def delete(self, before: User, *, by: str, at: int, entry: AuditEntry | None = None) -> Sequence[str]:
         """Soft. Answers the sessions and API keys that this has ended; raises Conflict as `change` does."""
         async with self._database.writing() as connection:
             await _require_owners(connection, before, None)
             await _change(connection, before, before, updated_by=by, updated_at=at, deleted_at=at)
+            await record(connection, entry)
             ended = await revoke_sessions_of(connection, [before.id], at=at)
-            return [*ended, *await revoke_keys_of_user(connection, before.id, by=by, at=at)]
+            return [*ended, *await revoke_keys_of_user(connection, before.id, by=by, at=at, entry=entry)]
 
 
 def _in(org_id: str | None) -> ColumnElement[bool]:

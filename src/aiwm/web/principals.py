@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
@@ -40,6 +41,7 @@ def authenticated(tokens: Tokens) -> Authenticate:
         token = credentials.credentials.encode("latin-1", "replace")
         caller = tokens.known(token) or await tokens.verify(token)
         facts = request.scope["aiwm"]
+        caller = replace(caller, correlation_id=facts.correlation_id)
         facts.user_id, facts.org_id = caller.user_id, caller.home_org_id
         organization = request.headers.get(ORGANIZATION_HEADER)
         if organization is None or organization == caller.org_id:

@@ -1,4 +1,4 @@
-"""The first schema: organizations, users, sessions, API keys, models, deployments, the ledger."""
+"""The first schema: organizations, users, sessions, API keys, models, deployments, the ledger, the audit log."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -32,6 +32,25 @@ def upgrade() -> None:
     op.create_index("ix_api_keys_deleted_at", "api_keys", ["deleted_at"], unique=False)
     op.create_index("ix_api_keys_org_id_created_at", "api_keys", ["org_id", "created_at"], unique=False)
     op.create_index("ix_api_keys_user_id", "api_keys", ["user_id"], unique=False)
+    op.create_table(
+        "audit",
+        sa.Column("id", sa.String(length=24), nullable=False),
+        sa.Column("org_id", sa.String(length=255), nullable=False),
+        sa.Column("user_id", sa.String(length=255), nullable=False),
+        sa.Column("username", sa.String(length=255), nullable=False),
+        sa.Column("user_org_id", sa.String(length=255), nullable=False),
+        sa.Column("action", sa.String(length=50), nullable=False),
+        sa.Column("object_type", sa.String(length=20), nullable=False),
+        sa.Column("object_id", sa.String(length=24), nullable=False),
+        sa.Column("object_name", sa.String(length=100), nullable=False),
+        sa.Column("before", sa.Text(), nullable=True),
+        sa.Column("after", sa.Text(), nullable=True),
+        sa.Column("correlation_id", sa.String(length=128), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_audit"),
+    )
+    op.create_index("ix_audit_org_id_created_at", "audit", ["org_id", "created_at"], unique=False)
+    op.create_index("ix_audit_user_org_id_created_at", "audit", ["user_org_id", "created_at"], unique=False)
     op.create_table(
         "deployment_totals",
         sa.Column("deployment_id", sa.String(length=24), nullable=False),
