@@ -7,7 +7,7 @@ is one line of `ledger_labels`, and a row has its number.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
 from operator import attrgetter
@@ -15,10 +15,11 @@ from typing import Any
 
 from msgspec.structs import astuple
 from sqlalchemy import Connection, Row, Select, select, text
+from sqlalchemy.exc import IntegrityError
 
 from aiwm.domain.usage import End, Source, Usage, UsageRow
 from aiwm.store.database import Database
-from aiwm.store.statements import Insertion, Lookup
+from aiwm.store.statements import Insertion, Lookup, refuses
 from aiwm.store.sums import UsageSums
 from aiwm.store.tables import ledger, ledger_labels
 from aiwm.store.words import WordBook, Words
@@ -35,19 +36,28 @@ _facts: Callable[[UsageRow], tuple[Any, ...]] = attrgetter(
 )
 
 
+_Numbers = tuple[dict[Words, int], dict[Words, int]]
+"""Of labels and of series."""
+
+
 class LedgerStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._words = WordBook(ledger_labels)
         self._sums = UsageSums()
-        self._insertion = Insertion(ledger)
+        self._insertion = Insertion(ledger, refuses)
         self._known = Lookup(ledger, "request_id")
 
     async def add(self, rows: Sequence[UsageRow]) -> None:
         """Adds the rows and their sums in one transaction. A row that is there already changes nothing."""
-        if not rows:
+        by_id = {row.request_id: row for row in rows}
+        if not by_id:
             return
-        labels, series = await self._database.written(partial(self._add, rows))
+        try:
+            labels, series = await self._database.written(partial(self._add, list(by_id.values())))
+        except IntegrityError:
+            # Rows are new unless something went wrong before, so they are looked for only when one is not.
+            labels, series = await self._database.written(partial(self._add_new, by_id))
         self._words.remember(labels)
         self._sums.remember(series)
 
@@ -61,22 +71,27 @@ class LedgerStore:
             )
             return [usage_row(each) for each in found]
 
-    def _add(self, rows: Sequence[UsageRow], connection: Connection) -> tuple[dict[Words, int], dict[Words, int]]:
-        """Answers the numbers of labels and of series."""
-        if connection.dialect.name == "postgresql":
-            connection.execute(text(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK})"))
-        new = {bytes.fromhex(row.request_id): row for row in rows}
-        for (request_id,) in self._known.run(connection, list(new)):
-            del new[bytes(request_id)]
-        if not new:
-            return {}, {}
+    def _add_new(self, by_id: Mapping[str, UsageRow], connection: Connection) -> _Numbers:
+        _take_turns(connection)
+        known = {bytes(id_).hex() for (id_,) in self._known.run(connection, [bytes.fromhex(id_) for id_ in by_id])}
+        new = [row for id_, row in by_id.items() if id_ not in known]
+        return self._add(new, connection) if new else ({}, {})
+
+    def _add(self, rows: Sequence[UsageRow], connection: Connection) -> _Numbers:
+        """Raises IntegrityError if one of them is there already."""
+        _take_turns(connection)
         groups: defaultdict[Words, list[UsageRow]] = defaultdict(list)
-        for row in new.values():
+        for row in rows:
             groups[_labels(row)].append(row)
         labels = self._words.numbers(connection, groups)
         values = [value for words, group in groups.items() for value in _values(labels[words], group)]
         self._insertion.run(connection, values)
         return labels, self._sums.add(connection, groups.values())
+
+
+def _take_turns(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK})"))
 
 
 def _values(labels_id: int, rows: Sequence[UsageRow]) -> Sequence[tuple[object, ...]]:

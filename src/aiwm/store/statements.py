@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Connection, Executable, Table, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect
 
-_AT_ONCE = 512
+_ROWS_AT_ONCE = 16
+"""Rows inserted by one statement: SQLite's driver gives way to other threads once for each."""
+
+_KEYS_AT_ONCE = 512
 """Keys asked for in one statement: below the number of bound values that SQLite and PostgreSQL take."""
 
 Values = tuple[object, ...]
@@ -34,30 +38,51 @@ class _Texts:
 class Insertion:
     """Puts rows into a table."""
 
-    def __init__(
-        self, table: Table, *, keys: Sequence[str] = (), added: Sequence[str] = (), replaced: Sequence[str] = ()
-    ) -> None:
-        """Where a row with the same `keys` is already, its `added` columns grow by the new values and its `replaced`
-        ones take them; without `keys`, it stays as it is."""
-        self._table, self._keys, self._added, self._replaced = table, keys, added, replaced
+    def __init__(self, table: Table, conflict: Conflict) -> None:
+        self._table, self._conflict = table, conflict
         self._names = tuple(column.name for column in table.c if column.autoincrement is not True)
         self._texts = _Texts(self._text)
 
     def run(self, connection: Connection, rows: Sequence[Values]) -> None:
-        """The values of each row in the order of the table's columns, without the number that the database makes."""
-        connection.exec_driver_sql(self._texts.of(connection.dialect), list(rows))
+        """Each row once in `rows`, its values in the order of the table's columns, without a number that the database
+        makes."""
+        whole = len(rows) - len(rows) % _ROWS_AT_ONCE
+        several = [tuple(chain.from_iterable(rows[n : n + _ROWS_AT_ONCE])) for n in range(0, whole, _ROWS_AT_ONCE)]
+        for size, values in ((_ROWS_AT_ONCE, several), (1, list(rows[whole:]))):
+            if values:
+                connection.exec_driver_sql(self._texts.of(connection.dialect, size), values)
 
-    def _text(self, dialect: Dialect, _: int) -> str:
-        table = self._table
-        statement: Any = (sqlite if dialect.name == "sqlite" else postgresql).insert(table).inline()
-        if self._keys:
-            new = statement.excluded
-            grown = {name: table.c[name] + new[name] for name in self._added}
-            taken = {name: new[name] for name in self._replaced}
-            statement = statement.on_conflict_do_update(index_elements=self._keys, set_=grown | taken)
-        else:
-            statement = statement.on_conflict_do_nothing()
-        return _spelled(statement, dialect, self._names)
+    def _text(self, dialect: Dialect, size: int) -> str:
+        values: list[dict[str, Any]] = [
+            {name: bindparam(f"{name}_{row}") for name in self._names} for row in range(size)
+        ]
+        insert = (sqlite if dialect.name == "sqlite" else postgresql).insert(self._table).values(values).inline()
+        return _spelled(self._conflict(insert), dialect)
+
+
+Conflict = Callable[[Any], Any]
+"""What an insertion does where a row with the same key is already."""
+
+
+def refuses(statement: Any) -> Any:
+    """All of it fails."""
+    return statement
+
+
+def keeps(statement: Any) -> Any:
+    """The row stays as it is."""
+    return statement.on_conflict_do_nothing()
+
+
+def grows(keys: Sequence[str], added: Sequence[str], replaced: Sequence[str] = ()) -> Conflict:
+    """The row's `added` columns grow by the new values, its `replaced` ones take them."""
+
+    def grow(statement: Any) -> Any:
+        table, new = statement.table, statement.excluded
+        grown = {name: table.c[name] + new[name] for name in added}
+        return statement.on_conflict_do_update(index_elements=keys, set_=grown | {name: new[name] for name in replaced})
+
+    return grow
 
 
 class Lookup:
@@ -69,8 +94,8 @@ class Lookup:
 
     def run(self, connection: Connection, keys: Sequence[object], *fixed: object) -> Iterator[Sequence[Any]]:
         """Those that are there: the key, then the `found` columns."""
-        for first in range(0, len(keys), _AT_ONCE):
-            part = keys[first : first + _AT_ONCE]
+        for first in range(0, len(keys), _KEYS_AT_ONCE):
+            part = keys[first : first + _KEYS_AT_ONCE]
             # Sizes are powers of two: a few statements, which the driver keeps prepared, instead of hundreds.
             size = 1 << (len(part) - 1).bit_length()
             filled = (*fixed, *part, *[part[-1]] * (size - len(part)))
@@ -85,5 +110,5 @@ class Lookup:
         return _spelled(statement, dialect)
 
 
-def _spelled(statement: Executable, dialect: Dialect, names: Sequence[str] | None = None) -> str:
-    return str(statement.compile(dialect=dialect, column_keys=names))  # type: ignore[attr-defined]
+def _spelled(statement: Executable, dialect: Dialect) -> str:
+    return str(statement.compile(dialect=dialect))  # type: ignore[attr-defined]

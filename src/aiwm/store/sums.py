@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from aiwm.domain.latencies import Histogram, histogram, packed, unpacked
 from aiwm.domain.usage import UsageRow
-from aiwm.store.statements import Insertion, Lookup
+from aiwm.store.statements import Insertion, Lookup, grows
 from aiwm.store.tables import deployment_totals, usage_series, usage_sums
 from aiwm.store.words import WordBook, Words
 
@@ -70,9 +70,9 @@ class UsageSums:
     def __init__(self) -> None:
         self._series = WordBook(usage_series)
         self._words = attrgetter(*self._series.names)
-        self._insertion = Insertion(usage_sums, keys=_KEYS, added=NUMBERS, replaced=_HISTOGRAMS)
+        self._insertion = Insertion(usage_sums, grows(_KEYS, NUMBERS, _HISTOGRAMS))
         self._kept = Lookup(usage_sums, "series_id", *_HISTOGRAMS, fixed=("hours", "start"))
-        self._totals = Insertion(deployment_totals, keys=("deployment_id",), added=_TOTALS)
+        self._totals = Insertion(deployment_totals, grows(["deployment_id"], _TOTALS))
 
     def add(self, connection: Connection, groups: Collection[Sequence[UsageRow]]) -> dict[Words, int]:
         """The rows of a group have the same labels, and so the same series. Answers their numbers, for `remember`."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Table
 
-from aiwm.store.statements import Insertion, Lookup
+from aiwm.store.statements import Insertion, Lookup, keeps
 
 _MOST_REMEMBERED = 20_000
 """Combinations whose numbers are kept in memory; a gateway has a few hundred."""
@@ -24,7 +24,7 @@ class WordBook:
         """What the words are, in their order."""
         self._numbers: dict[Words, int] = {}
         """Of combinations that are committed."""
-        self._insertion = Insertion(table)
+        self._insertion = Insertion(table, keeps)
         self._lookup = Lookup(table, "digest", "id")
 
     def numbers(self, connection: Connection, wanted: Iterable[Words]) -> dict[Words, int]:
