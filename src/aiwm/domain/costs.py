@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -27,26 +27,29 @@ class Charge:
     """One line of a row's bill."""
 
     count: str
-    """Name of the count in `Usage`."""
-    tokens: int
+    """Name of the count in `Usage`; `requests` for what each request costs."""
+    number: int
     rate: Decimal
-    """USD per million tokens."""
+    """In USD, for `per` of them."""
+    per: int
 
     @property
     def cost(self) -> Decimal:
         """In USD."""
-        return self.rate * self.tokens / _TOKENS_OF_A_RATE
+        return self.rate * self.number / self.per
 
 
 def charges(usage: Usage, price: str | None) -> Sequence[Charge]:
     """How a row's cost came about, by the price that it keeps; none when that is unknown or names no rates."""
-    rates = price_of(price).get("rates")
-    if not isinstance(rates, Mapping):
-        return []
+    kept = price_of(price)
+    pieces = {"perRequest": ("requests", 1), "webSearch": ("web_searches", usage.web_searches)}
     return [
-        Charge(count, tokens, rate)
-        for count, given in rates.items()
-        if (tokens := _counted(usage, count)) is not None and (rate := _rate(given)) is not None
+        *(
+            Charge(count, number, rate, _TOKENS_OF_A_RATE)
+            for count, rate in _rates(kept.get("rates"))
+            if (number := _counted(usage, count)) is not None
+        ),
+        *(Charge(*pieces[axis], rate, 1) for axis, rate in _rates(kept.get("pieces")) if axis in pieces),
     ]
 
 
@@ -63,8 +66,9 @@ def _counted(usage: Usage, name: str) -> int | None:
     return getattr(usage, name, None) if name.endswith("_tokens") else None
 
 
-def _rate(given: object) -> Decimal | None:
-    try:
-        return Decimal(str(given))
-    except InvalidOperation:
-        return None
+def _rates(given: object) -> Iterator[tuple[str, Decimal]]:
+    for name, rate in given.items() if isinstance(given, Mapping) else ():
+        try:
+            yield name, Decimal(str(rate))
+        except InvalidOperation:
+            continue

@@ -48,6 +48,40 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
         return max(0, self.cache_write_tokens - self.cache_write_1h_tokens)
 
     @property
+    def fresh_text_tokens(self) -> int:
+        return max(0, self.fresh_tokens - self.fresh_audio_tokens - self.fresh_image_tokens)
+
+    @property
+    def fresh_audio_tokens(self) -> int:
+        return max(0, self.input_audio_tokens - self.cache_read_audio_tokens)
+
+    @property
+    def fresh_image_tokens(self) -> int:
+        return max(0, self.input_image_tokens - self.cache_read_image_tokens)
+
+    @property
+    def cache_read_text_tokens(self) -> int:
+        return max(0, self.cache_read_tokens - self.cache_read_audio_tokens - self.cache_read_image_tokens)
+
+    @property
+    def visible_text_tokens(self) -> int:
+        return max(0, self.output_tokens - self.reasoning_tokens - self.output_audio_tokens - self.output_image_tokens)
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether no part is larger than what it is a part of: else the numbers are not what they are taken for."""
+        read, written = self.cache_read_tokens, self.cache_write_tokens
+        fresh = self.input_tokens - read - written
+        audio, image = self.cache_read_audio_tokens, self.cache_read_image_tokens
+        return (
+            fresh >= 0
+            and self.cache_write_1h_tokens <= written
+            and audio + image <= read
+            and max(0, self.input_audio_tokens - audio) + max(0, self.input_image_tokens - image) <= fresh
+            and self.reasoning_tokens + self.output_audio_tokens + self.output_image_tokens <= self.output_tokens
+        )
+
+    @property
     def total_tokens(self) -> int:
         return self.input_tokens + self.output_tokens
 

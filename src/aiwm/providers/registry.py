@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 
 from aiwm.providers import anthropic, azure, cohere, google, ollama, openai, xai
 from aiwm.providers.base import Provider
@@ -92,4 +93,9 @@ PROVIDERS: Mapping[str, Provider] = {
 
 def provider(name: str) -> Provider:
     """The provider of this name; an unknown one as OpenAI-compatible, its organization headers included."""
-    return PROVIDERS.get(name) or replace(_compatible(name, ""), config_headers=_BASE.config_headers)
+    return PROVIDERS.get(name) or _unknown(name)
+
+
+@lru_cache(maxsize=256)
+def _unknown(name: str) -> Provider:
+    return replace(_compatible(name, ""), config_headers=_BASE.config_headers)

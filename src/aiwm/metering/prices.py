@@ -1,0 +1,213 @@
+"""What a row of the ledger costs: by what its operator has set for the model, else by the price list, as of its time.
+
+The list is that of genai-prices, in the version that is installed: the same rows have the same costs tomorrow. Looking
+a model up in it takes some 50 microseconds, so what was found is kept for a day of rows; a row then takes a few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime, time, timedelta
+from decimal import Decimal
+from functools import lru_cache
+from importlib.metadata import version
+from typing import NamedTuple
+
+from genai_prices import data
+from genai_prices.data_snapshot import find_provider_by_id
+from genai_prices.types import ModelInfo, TieredPrices, TimeOfDateConstraint
+from genai_prices.types import Provider as ListedProvider
+from msgspec.structs import replace
+
+from aiwm.domain import times
+from aiwm.domain.prices import OwnPrices, Price, PriceEntry
+from aiwm.domain.usage import Source, UsageRow
+from aiwm.providers import registry
+from aiwm.providers.base import Provider
+
+LIST = f"genai-prices {version('genai-prices')}"
+
+_AXES: Mapping[str, tuple[str, int]] = {
+    "input_mtok": ("input", 1),
+    "output_mtok": ("output", 1),
+    "cache_read_mtok": ("cacheRead", 1),
+    "cache_write_mtok": ("cacheWrite5m", 1),
+    "cache_write_1h_mtok": ("cacheWrite1h", 1),
+    "output_reasoning_mtok": ("reasoning", 1),
+    "input_audio_mtok": ("inputAudio", 1),
+    "output_audio_mtok": ("outputAudio", 1),
+    "input_image_mtok": ("inputImage", 1),
+    "output_image_mtok": ("outputImage", 1),
+    "cache_audio_read_mtok": ("cacheReadAudio", 1),
+    "cache_image_read_mtok": ("cacheReadImage", 1),
+    "requests_kcount": ("perRequest", 1000),
+    "web_searches_kcount": ("webSearch", 1000),
+}
+"""The list's name of a price -> ours, and how many of ours it is for. A model with any other price has costs that its
+answers do not tell (seconds, pages, video)."""
+_APART = frozenset({"storage_searches_kcount"})
+"""Prices of what no answer's usage tells either, but is a tool beside the model: searches in the provider's storage."""
+
+_DAY_MS = 24 * 3600 * 1000
+_MOST_KEPT = 4096
+"""Names of models come from callers and providers, so what is kept of them has an end."""
+
+
+class _Bracket(NamedTuple):
+    above: int
+    """Input tokens; the largest that is exceeded counts, for all tokens of the request."""
+    price: Price
+
+
+_Tariff = Sequence[_Bracket]
+"""Prices of a model at a time, by the length of its input, the longest first; none where nobody knows them."""
+_Key = tuple[str, str, str | None, int]
+"""Provider, model, tier, day."""
+
+
+class Prices:
+    """`own` gives what operators have set for models, by their ids; models without are left out. Raises Unavailable."""
+
+    def __init__(self, own: Callable[[Collection[str]], Awaitable[Mapping[str, OwnPrices]]]) -> None:
+        self._own = own
+        self._days: dict[_Key, Sequence[tuple[int, _Tariff]]] = {}
+
+    async def priced(self, rows: Sequence[UsageRow]) -> Sequence[UsageRow]:
+        """The rows with their costs and the prices these were made with; None where that is not known."""
+        own = await self._own({row.model_id for row in rows})
+        return [self._priced(row, own.get(row.model_id)) for row in rows]
+
+    def _priced(self, row: UsageRow, own: OwnPrices | None) -> UsageRow:
+        provider = registry.provider(row.provider)
+        if _refused(row, provider):
+            return replace(row, cost=0, price=None)
+        price = self._price(row, provider, own)
+        if price is None:
+            return replace(row, cost=None, price=None)
+        # A usage without any tokens tells of something else: seconds of speech, searches, images by the piece.
+        told = row.source is not Source.NONE and row.usage.total_tokens > 0
+        cost = price.cost(row.usage) if told else price.cost_without_tokens
+        return replace(row, cost=cost, price=None if cost is None else price.text)
+
+    def _price(self, row: UsageRow, provider: Provider, own: OwnPrices | None) -> Price | None:
+        if own is not None and _is_meant(own.model, row):
+            entry = own.at(row.started_at)
+            if entry is not None:
+                return _own_price(entry)
+        for bracket in self._tariff(row, provider):
+            if row.usage.input_tokens > bracket.above:
+                return bracket.price
+        return None
+
+    def _tariff(self, row: UsageRow, provider: Provider) -> _Tariff:
+        """By the model that answered: the one asked for may be an alias, or a name of the caller's own."""
+        model = row.model_answered or row.model_asked
+        if provider.price_list is None or model is None:
+            return ()
+        day, at = divmod(row.started_at, _DAY_MS)
+        key = provider.name, model, row.service_tier, day
+        hours = self._days.get(key)
+        if hours is None:
+            if len(self._days) >= _MOST_KEPT:
+                self._days.clear()
+            hours = self._days[key] = _day(provider, model, row.service_tier, day)
+        return next(tariff for until, tariff in hours if at < until)
+
+
+def _refused(row: UsageRow, provider: Provider) -> bool:
+    """Whether the provider answered that it did not do it: then nothing was read or written, and nothing is billed."""
+    return row.status is not None and row.status >= 400 and not row.usage.total_tokens and not provider.bills_errors
+
+
+def _is_meant(model: str, row: UsageRow) -> bool:
+    """Whether a row is about the model that a price was set for. One that names no model is."""
+    return model in {row.model_asked, row.model_answered} or (row.model_asked is None and row.model_answered is None)
+
+
+@lru_cache(maxsize=1024)
+def _own_price(entry: PriceEntry) -> Price:
+    since = {"from": times.iso(entry.since)[:10]} if entry.since else {}
+    return Price(dict(entry.rates), {"set": "for the model", **since})
+
+
+# -- the list
+
+
+def _day(provider: Provider, model: str, tier: str | None, day: int) -> Sequence[tuple[int, _Tariff]]:
+    """The prices of a day: (end in milliseconds of the day, prices until then). Some change by the hour."""
+    context = _context(provider, tier)
+    listed = None if provider.price_list is None else find_provider_by_id(data.providers, provider.price_list)
+    if context is None or listed is None:
+        return [(_DAY_MS, ())]
+    found = listed.find_model(model, all_providers=data.providers)
+    if found is None:
+        return [(_DAY_MS, ())]
+    midnight = datetime.fromtimestamp(day * _DAY_MS / 1000, UTC)
+    begins = sorted({0, *_changes(found)})
+    return [
+        (until, _at(listed, found, context, midnight + timedelta(milliseconds=begin)))
+        for begin, until in zip(begins, [*begins[1:], _DAY_MS], strict=True)
+    ]
+
+
+def _context(provider: Provider, tier: str | None) -> dict[str, str] | None:
+    """What a tier means to the list; None if it is one whose price nobody knows."""
+    context: dict[str, str] = {}
+    for word in tier.split("+") if tier else ():
+        meaning = provider.usage.tiers.get(word)
+        if meaning is None:
+            return None
+        context |= meaning
+    return context
+
+
+def _changes(model: ModelInfo) -> set[int]:
+    """The times of the day at which prices change, in milliseconds."""
+    conditional = model.prices if isinstance(model.prices, list) else []
+    constraints = [each.constraint for each in (*conditional, *(model.price_variants or ()))]
+    return {
+        _milliseconds(border)
+        for constraint in constraints
+        if isinstance(constraint, TimeOfDateConstraint)
+        for border in (constraint.start_time, constraint.end_time)
+    }
+
+
+def _milliseconds(border: time) -> int:
+    moment = datetime.combine(datetime(1970, 1, 2), border)  # noqa: DTZ001 - the list's times carry their own zone
+    utc = moment.astimezone(UTC) if moment.tzinfo else moment
+    return (utc.hour * 3600 + utc.minute * 60 + utc.second) * 1000
+
+
+def _at(listed: ListedProvider, model: ModelInfo, context: Mapping[str, str], at: datetime) -> _Tariff:
+    if context and not _has_tier(listed, model, context, at):
+        return ()
+    prices = model.get_prices(at, context)
+    given = {name: value for name, value in vars(prices).items() if value is not None and name not in _APART}
+    if not given.keys() <= _AXES.keys():
+        return ()
+    about = {"list": LIST, "model": f"{listed.id}/{model.id}", **context}
+    borders = {tier.start for value in given.values() if isinstance(value, TieredPrices) for tier in value.tiers}
+    return [
+        _Bracket(above, Price(_rates(given, above), about | ({"above": above} if above >= 0 else {})))
+        for above in sorted({-1, *borders}, reverse=True)
+    ]
+
+
+def _has_tier(listed: ListedProvider, model: ModelInfo, context: Mapping[str, str], at: datetime) -> bool:
+    """Whether the list has this model's price in a tier, then. It has none for what another provider serves."""
+    return any(own is model for own in listed.models) and any(
+        variant.when.items() <= context.items() and (variant.constraint is None or variant.constraint.active(at))
+        for variant in model.price_variants or ()
+    )
+
+
+def _rates(given: Mapping[str, Decimal | TieredPrices], above: int) -> dict[str, Decimal]:
+    rates = {}
+    for name, value in given.items():
+        axis, number = _AXES[name]
+        if isinstance(value, TieredPrices):
+            begun = [tier.price for tier in value.tiers if tier.start <= above]
+            value = begun[-1] if begun else value.base
+        rates[axis] = value / number
+    return rates
