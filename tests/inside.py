@@ -120,11 +120,16 @@ class Caller:
 
 
 @asynccontextmanager
-async def inside(folder: Path, **settings: Any) -> AsyncIterator[Inside]:
-    """The whole program on a data directory of its own."""
-    environment: dict[str, str] = {}
+async def inside(folder: Path, *, environment: dict[str, str] | None = None, **settings: Any) -> AsyncIterator[Inside]:
+    """The whole program on a data directory of its own. It fetches no models unless a setting says so."""
+    environment = {} if environment is None else environment
     options = {"clock": settings.pop("clock")} if "clock" in settings else {}
-    given = {"data_dir": folder, "jwt_secret": SECRET, "admin_password": "correct horse battery"} | settings
+    given = {
+        "data_dir": folder,
+        "jwt_secret": SECRET,
+        "admin_password": "correct horse battery",
+        "parallel_downloads": 0,
+    } | settings
     async with running(Settings(**given), variable=environment.get, draining=lambda: False, **options) as program:
         assert program.identity is not None
         async with (

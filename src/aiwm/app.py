@@ -23,6 +23,7 @@ from aiwm.api.operation import Check
 from aiwm.api.routes import api_routes
 from aiwm.control.api_keys import ApiKeys
 from aiwm.control.deployments import Deployments
+from aiwm.control.downloads import Downloads
 from aiwm.control.models import Models
 from aiwm.control.organizations import Organizations
 from aiwm.control.sessions import Sessions
@@ -32,6 +33,8 @@ from aiwm.domain import times
 from aiwm.domain.times import Clock
 from aiwm.domain.usage import UsageRow
 from aiwm.errors import StartError, Unavailable
+from aiwm.files.folders import Folders
+from aiwm.files.hub import Hub
 from aiwm.iam.routes import auth_routes, iam_routes
 from aiwm.identity import keys
 from aiwm.identity.jwks import RemoteKeys
@@ -152,7 +155,14 @@ async def running(
 
         recorder = Recorder(save)
         metrics = Metrics(waiting=lambda: recorder.waiting, failing=lambda: journal.failing)
-        models = Models(store=model_store, targets=targets, seal=box.seal, clock=clock)
+        downloads = Downloads(
+            store=model_store,
+            hub=Hub(settings.effective_model_dir, variable=variable),
+            folders=Folders(settings.model_paths),
+            at_once=settings.parallel_downloads,
+            clock=clock,
+        )
+        models = Models(store=model_store, targets=targets, downloads=downloads, seal=box.seal, clock=clock)
         deployments = Deployments(
             store=deployment_store, models=model_store, targets=targets, settled=recorder.flush, clock=clock
         )
@@ -173,7 +183,9 @@ async def running(
             _recording(recorder),
             _background(revocations.watch(revoked_since)),
             _background(api_keys.watch_uses()),
+            _closing(downloads),
         ):
+            await downloads.resume()
             api = application(
                 title="AIWM",
                 description=GATEWAY,

@@ -18,6 +18,7 @@
   x AnswerBroken                502  the provider failed after its status line: only closing is left
   x ClientGone                  499  nobody is left to answer
 
+* FetchFailed                  not answered: a model's files did not come; its `errorMessage` is the text
 * StartError                    not answered: the program cannot start; one line, exit code 2
 
 A provider's own error answer is not in this tree: it is a response, and is relayed untouched.
@@ -147,6 +148,10 @@ class AnswerBroken(AiwmError):
 class ClientGone(AiwmError):
     status = 499  # nginx's code for it; it is only ever seen in logs.
     default = "The client closed the connection"
+
+
+class FetchFailed(Exception):
+    """The files of a model could not be fetched. The text says why and what to do."""
 
 
 class StartError(Exception):

@@ -7,6 +7,7 @@ Each field is the variable AIWM_<NAME>; its docstring is its manual: `aiwm setti
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -33,8 +34,13 @@ def _split(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _split_paths(value: object) -> object:
+    return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+ColonSeparated = Annotated[tuple[Path, ...], BeforeValidator(_split_paths)]
 CommaSeparated = Annotated[tuple[str, ...], BeforeValidator(_split)]
 
 
@@ -85,6 +91,13 @@ class Settings(BaseModel):
     private_upstreams: CommaSeparated = ()
     """What models may point to besides public addresses: hosts, addresses, networks (CIDR), `:port` behind or not."""
 
+    model_dir: Path | None = None
+    """Folder for the files of self-hosted models, as Hugging Face keeps them. Unset: `models` in the data directory."""
+    model_paths: ColonSeparated = ()
+    """Folders of this server that models may be loaded from (`file://`), with `:` between them."""
+    parallel_downloads: Annotated[int, Field(ge=0, le=16)] = 2
+    """How many models are fetched at the same time. 0: this AIWM fetches none."""
+
     journal_fsync_ms: Annotated[int, Field(ge=0, le=10_000)] = 50
     """Milliseconds of bookings that a power cut may take. 0 makes each one durable before the answer ends."""
 
@@ -104,6 +117,16 @@ class Settings(BaseModel):
             return value.expanduser().absolute()
         except RuntimeError:
             raise ValueError("begins with ~, and the home directory is not known: give an absolute path") from None
+
+    @field_validator("model_dir")
+    @classmethod
+    def _absolute_or_unset(cls, value: Path | None) -> Path | None:
+        return None if value is None else cls._absolute(value)
+
+    @field_validator("model_paths")
+    @classmethod
+    def _absolute_each(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(cls._absolute(each) for each in value)
 
     @field_validator("encryption_keys")
     @classmethod
@@ -169,6 +192,10 @@ class Settings(BaseModel):
     @property
     def effective_database_url(self) -> str:
         return self.database_url or f"sqlite+aiosqlite:///{self.data_dir / 'aiwm.db'}"
+
+    @property
+    def effective_model_dir(self) -> Path:
+        return self.model_dir or self.data_dir / "models"
 
     @property
     def effective_public_url(self) -> str:

@@ -8,7 +8,7 @@ from pydantic import Field, StrictInt
 
 from aiwm.control.models import Models, NewModel
 from aiwm.domain.ids import checked_id
-from aiwm.domain.models import DeploymentType, Model, ModelType, Scope, Sealed
+from aiwm.domain.models import DeploymentType, Download, Model, ModelType, Scope, Sealed
 from aiwm.domain.pages import PageQuery
 from aiwm.domain.users import Principal
 from aiwm.store.models import FIELDS, SORTABLE
@@ -43,14 +43,19 @@ class NewApiBasedModel(_NewModel):
 
 
 class NewSelfHostedModel(_NewModel):
-    """A model that we fetch and run."""
+    """A model that we fetch and run. `GET /models/{id}` shows how far its files have come."""
 
     deployment_type: Literal["self-hosted"]
     repository: _Text
+    """A Hugging Face repository, `organization/name` or `organization/name@revision`, or `file://` and the path of a
+    file or folder on the server, below `AIWM_MODEL_PATHS`."""
     framework: Annotated[Line, Field(min_length=1, max_length=100)]
     file_name: _Text | None = None
+    """One file of the repository, such as a GGUF."""
     file_size: Annotated[StrictInt, Field(ge=0, le=1 << 62)] | None = None
+    """Replaced by the real size when the files are there."""
     download_path: Annotated[Line, Field(min_length=1, max_length=1000)] | None = None
+    """Where the files are already, below `AIWM_MODEL_PATHS`: then nothing is fetched. Else AIWM says where they are."""
 
 
 class ModelChange(Body):
@@ -74,6 +79,12 @@ class ModelChange(Body):
 _NULLABLE = {"file_name", "file_size", "download_path"}
 
 
+class DownloadAnswer(Answer):
+    bytes_done: int
+    bytes_total: int
+    file: str
+
+
 class ModelAnswer(Answer):
     id: str = Field(alias="_id")
     name: str
@@ -91,6 +102,8 @@ class ModelAnswer(Answer):
     file_name: str | None = None
     file_size: int | None = None
     download_path: str | None = None
+    download: DownloadAnswer | None = None
+    error_message: str | None = None
     owner: dict[str, str]
     created_by: str
     updated_by: str
@@ -125,9 +138,15 @@ def model_json(model: Model, principal: Principal) -> dict[str, Any]:
             "framework": model.framework,
             "fileName": model.file_name,
             "fileSize": model.file_size,
-            "downloadPath": model.download_path,
+            "download": None if model.download is None else _progress(model.download),
         }
+        if model.org_id == principal.org_id:
+            shown |= {"downloadPath": model.download_path, "errorMessage": model.error_message}
     return {**shown, "owner": {"orgId": model.org_id, "userId": model.user_id}, **history(model)}
+
+
+def _progress(download: Download) -> dict[str, Any]:
+    return {"bytesDone": download.bytes_done, "bytesTotal": download.bytes_total, "file": download.file}
 
 
 def _shown(config: Mapping[str, str | Sealed]) -> dict[str, str]:
@@ -184,6 +203,15 @@ def router(models: Models, tokens: Tokens) -> APIRouter:
         """Delete a model that no active deployment uses."""
         model_id = checked_id(id, "Model")
         return deleted(model_id, await models.delete(principal, model_id))
+
+    @routes.post(
+        "/{id}/download",
+        response_model=None,
+        responses={200: {"model": ModelAnswer}, **problems(400, 401, 403, 404, 409)},
+    )
+    async def download_model(id: str, principal: caller) -> dict[str, Any]:  # noqa: A002
+        """Try again to fetch the files of a self-hosted model, from where it stopped; `errorMessage` said why."""
+        return model_json(await models.download(principal, checked_id(id, "Model")), principal)
 
     @routes.post(
         "/{id}/activate",

@@ -6,10 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from aiwm.control.downloads import Downloads
 from aiwm.control.targets import Targets, config_is_kept_secret
 from aiwm.domain.audit import entry
 from aiwm.domain.ids import new_id
 from aiwm.domain.models import (
+    FETCHABLE,
+    FETCHING,
     ApiConfig,
     DeploymentType,
     Model,
@@ -63,13 +66,25 @@ _SELF_HOSTED = {
 }
 """Fields that only one kind of model has, and what callers call them."""
 
+_PLACE = {"repository", "file_name", "download_path"}
+"""Fields that say where a model's files come from."""
+
 
 class Models:
     """Every verb raises Forbidden below its role, and NotFound for what the caller may not see."""
 
-    def __init__(self, *, store: ModelStore, targets: Targets, seal: Callable[[str], Sealed], clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        store: ModelStore,
+        targets: Targets,
+        downloads: Downloads,
+        seal: Callable[[str], Sealed],
+        clock: Clock,
+    ) -> None:
         self._store = store
         self._targets = targets
+        self._downloads = downloads
         self._seal = seal
         self._clock = clock
 
@@ -101,7 +116,13 @@ class Models:
             created_at=now,
             updated_at=now,
         )
-        await self._store.add(model, entry=entry(principal, "create", after=model, at=now))
+        told = entry(principal, "create", after=model, at=now)
+        if model.is_api_based:
+            await self._store.add(model, entry=told)
+        else:
+            await self._downloads.check(model.place)
+            await self._store.add(model, entry=told)
+            self._downloads.begin(model.place)
         return model
 
     async def change(self, principal: Principal, model_id: str, given: Mapping[str, Any]) -> Model:
@@ -116,9 +137,25 @@ class Models:
             config = changes["api_config"] = self._sealed(principal, given["api_config"], config)
         if "api_endpoint" in changes:
             _check_move(before, changes["api_endpoint"], config)
+        # What is given as it was is no change.
+        changes = {
+            name: value for name, value in changes.items() if name not in _PLACE or value != getattr(before, name)
+        }
+        if changes.keys() & _PLACE:
+            return await self._moved(principal, before, changes)
         after = self._touched(principal, replace(before, **changes))
         await self._write(principal, "change", before, after)
         await self._targets.model_changed(model_id)
+        return after
+
+    async def download(self, principal: Principal, model_id: str) -> Model:
+        """Tries again to fetch the files, from where it stopped."""
+        before = await self._own(principal, model_id)
+        before.require_fetchable()
+        await self._downloads.check(before.place)
+        after = self._touched(principal, replace(before, status=ModelStatus.QUEUED, error_message=None))
+        await self._write(principal, "download", before, after)
+        self._downloads.begin(after.place)
         return after
 
     async def activate(self, principal: Principal, model_id: str) -> Model:
@@ -161,7 +198,7 @@ class Models:
     async def _write(self, principal: Principal, verb: str, before: Model, after: Model) -> None:
         told = entry(principal, verb, before=before, after=after, at=after.updated_at)
         if not await self._store.change(before, after, entry=told):
-            raise Conflict(f'Model "{before.name}" was changed by someone else at the same time; try again')
+            raise self._lost(before)
 
     async def _retire(
         self, principal: Principal, verb: str, before: Model, after: Model, *, deleted_at: int | None = None
@@ -174,7 +211,22 @@ class Models:
                 f"{_named(in_the_way, before.org_id)}"
             )
         if not changed:
-            raise Conflict(f'Model "{before.name}" was changed by someone else at the same time; try again')
+            raise self._lost(before)
+
+    async def _moved(self, principal: Principal, before: Model, changes: Mapping[str, Any]) -> Model:
+        """Other files: the model begins anew, which no deployment that uses it may live through."""
+        # Where a caller said that the files are; once they are there, it is AIWM that said so.
+        known = before.download_path if before.status in {*FETCHING, *FETCHABLE} else None
+        fresh = {"status": ModelStatus.QUEUED, "download": None, "error_message": None, "file_size": None}
+        after = self._touched(principal, replace(before, **{"download_path": known} | fresh | dict(changes)))
+        await self._downloads.check(after.place)
+        await self._retire(principal, "change", before, after)
+        self._downloads.begin(after.place)
+        return after
+
+    @staticmethod
+    def _lost(model: Model) -> Conflict:
+        return Conflict(f'Model "{model.name}" was changed by someone else at the same time; try again')
 
     def _touched(self, principal: Principal, model: Model) -> Model:
         # Later than the last change even within one millisecond: `updated_at` is what tells two changes apart.

@@ -22,9 +22,20 @@ _TYPES: dict[type[Thing], str] = {
     ApiKey: "apiKey",
 }
 _LEFT_OUT = frozenset(
-    {"id", "org_id", "user_id", "created_by", "updated_by", "created_at", "updated_at", "totals", "last_used_at"}
+    {
+        "id",
+        "org_id",
+        "user_id",
+        "created_by",
+        "updated_by",
+        "created_at",
+        "updated_at",
+        "totals",
+        "last_used_at",
+        "download",
+    }
 )
-"""What the entry says anyway, and what changes by being used."""
+"""What the entry says anyway, and what changes by itself."""
 _SECRET = {"password_hash": "password", "digest": "secret"}
 """Fields of which only is told that they changed, and what they are called then."""
 

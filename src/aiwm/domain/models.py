@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from aiwm.domain.sources import Place
 from aiwm.errors import Invalid, WrongState
 
 
@@ -37,6 +38,22 @@ class ModelStatus(StrEnum):
     INACTIVE = "inactive"
     DOWNLOAD_FAILED = "download-failed"
     ERROR = "error"
+
+
+FETCHING = (ModelStatus.QUEUED, ModelStatus.DOWNLOADING, ModelStatus.DOWNLOADED)
+"""States of a model whose files are on their way: in line, arriving, arrived and being checked."""
+
+FETCHABLE = (ModelStatus.DOWNLOAD_FAILED, ModelStatus.ERROR)
+"""States in which fetching the files can be tried again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Download:
+    """How far the files of a model have come. `file` is the one that is on its way."""
+
+    bytes_done: int
+    bytes_total: int
+    file: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +87,9 @@ class Model:
     file_name: str | None = None
     file_size: int | None = None
     download_path: str | None = None
+    """What an engine loads: a file, or a folder of files. Known before they are there only if a caller said it."""
+    download: Download | None = None
+    error_message: str | None = None
     created_by: str
     updated_by: str
     created_at: int
@@ -78,6 +98,18 @@ class Model:
     @property
     def is_api_based(self) -> bool:
         return self.deployment_type is DeploymentType.API_BASED
+
+    @property
+    def place(self) -> Place:
+        return Place(self.repository or "", self.file_name, self.download_path)
+
+    def require_fetchable(self) -> None:
+        if self.is_api_based:
+            raise WrongState(f'Model "{self.name}" is api-based: it has no files to download')
+        if self.status in FETCHING:
+            raise WrongState(f'Model "{self.name}" is being downloaded already. Current status: {self.status}')
+        if self.status not in FETCHABLE:
+            raise WrongState(f'Model "{self.name}" has its files already. Current status: {self.status}')
 
     def require_deployable(self) -> None:
         """Raises WrongState, in the words of the guide, unless a deployment of it may run."""

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import ColumnElement, Row, and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, case, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aiwm.domain.audit import AuditEntry
 from aiwm.domain.deployments import USING_ITS_MODEL
-from aiwm.domain.models import ApiConfig, DeploymentType, Model, ModelStatus, ModelType, Scope, Sealed
+from aiwm.domain.models import (
+    FETCHING,
+    ApiConfig,
+    DeploymentType,
+    Download,
+    Model,
+    ModelStatus,
+    ModelType,
+    Scope,
+    Sealed,
+)
 from aiwm.domain.pages import Page, PageQuery
+from aiwm.domain.sources import Place
 from aiwm.domain.users import Principal
 from aiwm.store.audit import record
 from aiwm.store.database import Database
@@ -109,6 +120,60 @@ class ModelStore:
         async with self._database.reading() as connection:
             return await _one(connection, models.c.id == model_id)
 
+    # -- downloads: what is written here is written for all models, of all organizations, that wait for the same files
+
+    async def waited_for(self) -> Collection[Place]:
+        """The files that any model waits for."""
+        columns = (models.c.repository, models.c.file_name, models.c.download_path)
+        async with self._database.reading() as connection:
+            rows = await connection.execute(select(*columns).where(_waiting()).order_by(models.c.created_at))
+            return dict.fromkeys(Place(*row) for row in rows)
+
+    async def progress(self, place: Place, status: ModelStatus, download: Download | None) -> bool:
+        """Says how far the files have come; False when no model waits for them any more.
+
+        `updated_at` stays: nobody changed the model.
+        """
+        values: dict[str, Any] = {"status": status}
+        if download is not None:
+            values["download"] = _download_json(download)
+        async with self._database.writing() as connection:
+            result = await connection.execute(update(models).where(_waiting_for(place)).values(values))
+            return result.rowcount > 0
+
+    async def arrived(self, place: Place, path: str, size: int, *, at: int) -> Sequence[str]:
+        """The files are there and whole; answers the models that became active."""
+        return await self._settle(place, at, status=ModelStatus.ACTIVE, download_path=path, file_size=size)
+
+    async def failed(self, place: Place, status: ModelStatus, reason: str, *, at: int) -> Sequence[str]:
+        """They will not come by themselves."""
+        return await self._settle(place, at, status=status, error_message=reason)
+
+    async def _settle(self, place: Place, at: int, **values: Any) -> Sequence[str]:
+        later = case((models.c.updated_at >= at, models.c.updated_at + 1), else_=at)
+        async with self._database.writing() as connection:
+            result = await connection.execute(
+                update(models).where(_waiting_for(place)).values(values | {"updated_at": later}).returning(models.c.id)
+            )
+            return [row.id for row in result]
+
+
+def _waiting() -> ColumnElement[bool]:
+    return and_(
+        models.c.deployment_type == DeploymentType.SELF_HOSTED,
+        models.c.status.in_(FETCHING),
+        models.c.deleted_at.is_(None),
+    )
+
+
+def _waiting_for(place: Place) -> ColumnElement[bool]:
+    return and_(
+        _waiting(),
+        models.c.repository == place.repository,
+        models.c.file_name.is_not_distinct_from(place.file_name),
+        models.c.download_path.is_not_distinct_from(place.path),
+    )
+
 
 def _visible(principal: Principal) -> ColumnElement[bool]:
     """public: everybody; org: its organization; private: its creator, and the operator acting there.
@@ -162,7 +227,10 @@ async def _change(
 
 def _columns(model: Model) -> dict[str, Any]:
     columns = {column.name: getattr(model, column.name) for column in models.c if column.name != "deleted_at"}
-    return columns | {"api_config": None if model.api_config is None else _config_json(model.api_config)}
+    return columns | {
+        "api_config": None if model.api_config is None else _config_json(model.api_config),
+        "download": None if model.download is None else _download_json(model.download),
+    }
 
 
 def _model(row: Row[Any]) -> Model:
@@ -174,8 +242,13 @@ def _model(row: Row[Any]) -> Model:
         "scope": Scope(row.scope),
         "status": ModelStatus(row.status),
         "api_config": None if row.api_config is None else _config(row.api_config),
+        "download": None if row.download is None else Download(**orjson.loads(row.download)),
     }
     return Model(**values)
+
+
+def _download_json(download: Download) -> str:
+    return orjson.dumps(download).decode()
 
 
 def _config_json(config: ApiConfig) -> str:

@@ -135,11 +135,14 @@ models = Table(
     Column("framework", String(100)),
     Column("file_name", String(500)),
     Column("file_size", BigInteger),
-    Column("download_path", String(1000)),
+    Column("download_path", Text),
+    Column("download", Text),
+    Column("error_message", Text),
     *_history(),
     Index("ix_models_org_id_created_at", "org_id", "created_at"),
 )
-"""`api_config` is a JSON object; a secret in it is `{"sealed": ..., "masked": ...}`. `org_id` and `user_id` may
+"""`api_config` is a JSON object; a secret in it is `{"sealed": ..., "masked": ...}`; `download` is one
+too. `org_id` and `user_id` may
 come from another IAM's tokens, so they are no foreign keys."""
 
 deployments = Table(

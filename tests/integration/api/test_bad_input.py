@@ -102,11 +102,11 @@ API_BASED = {
     "apiConfig": CONFIG,
 }
 SELF_HOSTED = {
-    "repository": _text(500),
+    "repository": (*_text(500), "a/b/c", "../x", "https://huggingface.co/org/name", "file://x", "file:///etc"),
     "framework": _text(100),
-    "fileName": tuple(bad for bad in _text(500) if bad is not None),
+    "fileName": (*(bad for bad in _text(500) if bad is not None), "../a.gguf", "/a.gguf", "a//b", "a\\b"),
     "fileSize": (-1, 1.5, True, "5", "x", [], {}, 1 << 63, 10**40, 1e300),
-    "downloadPath": tuple(bad for bad in _text(1000) if bad is not None),
+    "downloadPath": (*(bad for bad in _text(1000) if bad is not None), "models", "/etc/passwd", "/nowhere"),
 }
 CHANGE_OF_MODEL = {name: bad for name, bad in API_BASED.items() if name != "deploymentType"}
 NEW_DEPLOYMENT = {

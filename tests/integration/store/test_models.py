@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 
 import store_rows as rows
 from aiwm.domain.deployments import DeploymentStatus
-from aiwm.domain.models import DeploymentType, Model, ModelStatus, ModelType, Scope, Sealed
+from aiwm.domain.models import FETCHING, DeploymentType, Download, Model, ModelStatus, ModelType, Scope, Sealed
 from aiwm.domain.pages import PageQuery
+from aiwm.domain.sources import Place
 from aiwm.domain.users import Role
 from aiwm.store.database import Database
 from aiwm.store.deployments import DeploymentStore
@@ -46,6 +48,8 @@ async def test_a_model_comes_back_as_it_was_written(store: ModelStore) -> None:
         file_name="model.safetensors",
         file_size=1 << 62,
         download_path="/models/llama",
+        download=Download(bytes_done=1, bytes_total=1 << 62, file="ünïcode"),
+        error_message="the disk is full\n",
     )
     await _add(store, api_based, self_hosted)
 
@@ -231,3 +235,78 @@ async def test_a_model_is_never_retired_while_a_deployment_begins_to_run(databas
             )
         )
         assert {tuple(row) for row in found} <= {("active", None)}
+
+
+# --- downloads -----------------------------------------------------------------------------------------------
+
+
+def _hosted(**changes: Any) -> Model:
+    of_a_provider = ("provider", "api_endpoint", "model_identifier", "api_config")
+    fields = {"status": ModelStatus.QUEUED, "repository": "org/name", "framework": "vllm"}
+    return rows.model(deployment_type=DeploymentType.SELF_HOSTED, **dict.fromkeys(of_a_provider), **fields | changes)
+
+
+HALF = Download(bytes_done=5, bytes_total=10, file="a")
+
+
+async def test_progress_is_written_for_all_that_wait_for_the_same_files_and_for_no_other(store: ModelStore) -> None:
+    waiting = [_hosted(), _hosted(org_id="blue", status=ModelStatus.DOWNLOADING), _hosted(framework="sglang")]
+    others = [
+        _hosted(file_name="a.gguf"),
+        _hosted(repository="org/other"),
+        _hosted(download_path="/models"),
+        _hosted(status=ModelStatus.ACTIVE),
+        _hosted(status=ModelStatus.DOWNLOAD_FAILED),
+        _hosted(status=ModelStatus.INACTIVE),
+    ]
+    await _add(store, *waiting, *others)
+
+    assert await store.progress(Place("org/name"), ModelStatus.DOWNLOADING, HALF)
+
+    for model in waiting:
+        expected = replace(model, status=ModelStatus.DOWNLOADING, download=HALF)
+        assert await store.by_id(model.id) == expected
+    for model in others:
+        assert await store.by_id(model.id) == model
+
+
+async def test_that_nobody_waits_any_more_is_said(store: ModelStore) -> None:
+    model = _hosted()
+    await _add(store, model)
+    place = model.place
+    assert await store.progress(place, ModelStatus.QUEUED, None)
+    await store.retire(model, model, deleted_at=5)
+    assert not await store.progress(place, ModelStatus.QUEUED, None)
+    assert not await store.progress(Place("org/never"), ModelStatus.QUEUED, None)
+    assert await store.arrived(place, "/x", 5, at=5) == []
+    assert await store.failed(place, ModelStatus.ERROR, "reason", at=5) == []
+
+
+async def test_files_that_arrived_make_models_active_and_those_that_failed_say_why(store: ModelStore) -> None:
+    here, there = _hosted(file_name="a.gguf"), _hosted(repository="org/other", updated_at=10_000_000_000_000)
+    await _add(store, here, there)
+
+    assert await store.arrived(here.place, "/models/a.gguf", 7, at=here.updated_at + 9) == [here.id]
+    assert await store.failed(there.place, ModelStatus.DOWNLOAD_FAILED, "no access", at=5) == [there.id]
+
+    assert await store.by_id(here.id) == replace(
+        here, status=ModelStatus.ACTIVE, download_path="/models/a.gguf", file_size=7, updated_at=here.updated_at + 9
+    )
+    # Later than before even when the clock is behind: it is what tells two changes apart.
+    assert await store.by_id(there.id) == replace(
+        there, status=ModelStatus.DOWNLOAD_FAILED, error_message="no access", updated_at=there.updated_at + 1
+    )
+    assert not await store.change(here, replace(here, name="of an older reading"))
+
+
+async def test_which_files_are_waited_for_is_known_after_a_restart(store: ModelStore) -> None:
+    await _add(store, rows.model(), *(_hosted(repository=f"org/{status}", status=status) for status in ModelStatus))
+    await _add(store, _hosted(repository="org/queued"), _hosted(repository="org/queued", file_name="a.gguf"))
+    gone = _hosted(repository="org/gone")
+    await _add(store, gone)
+    await store.retire(gone, gone, deleted_at=5)
+
+    waited_for = list(await store.waited_for())
+
+    assert set(waited_for) == {*(Place(f"org/{status}") for status in FETCHING), Place("org/queued", "a.gguf")}
+    assert len(waited_for) == len(FETCHING) + 1
