@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from aiwm.domain.usage import Usage
 from aiwm.metering.reading import Reading
-from aiwm.providers.base import UsageFields
+from aiwm.providers.base import TextSteps, UsageFields
 
 CHARS_PER_TOKEN = 4
 
@@ -24,6 +24,7 @@ _HELD = 16 << 10
 _LARGEST_REQUEST = 4 << 20
 """Bytes of a request's body that are worth the time to read them; a larger one is mostly no text."""
 
+_ANY = [b'"']
 _MEDIA_KEYS = frozenset({"data", "file_data", "image_data", "b64_json"})
 _MEDIA_URL = "data:"
 
@@ -35,7 +36,7 @@ class Splitter(Protocol):
 
 
 class Estimate:
-    """Sees the pieces of one stream. `made_of` makes what splits it into the events that have one of the markers."""
+    """Sees the pieces of one stream. `made_of` makes what splits it into events."""
 
     __slots__ = ("_chars", "_fields", "_held", "_made_of", "_size", "_splitter")
 
@@ -68,11 +69,14 @@ class Estimate:
     def _read(self) -> None:
         fields = self._fields
         if self._splitter is None:
-            self._splitter = self._made_of([*fields.markers, *fields.text_markers])
+            self._splitter = self._made_of(_ANY)
         for event in self._splitter.feed(b"".join(self._held)):
-            reading = Reading(fields)
-            reading.document(event)
-            self._chars = 0 if reading.found else self._chars + _text_chars(event, fields)
+            try:
+                said = orjson.loads(event)
+            except orjson.JSONDecodeError:
+                continue
+            if isinstance(said, dict):
+                self._chars = 0 if _has_numbers(said, fields) else self._chars + _text_chars(said, fields.text_steps)
         self._held = []
         self._size = 0
 
@@ -106,24 +110,30 @@ def _string_chars(value: Any) -> int:
     return sum(map(_string_chars, value)) if isinstance(value, list) else 0
 
 
-def _text_chars(event: bytes, fields: UsageFields) -> int:
-    try:
-        said = orjson.loads(event)
-    except orjson.JSONDecodeError:
-        return 0
-    return sum([_chars_at(said, path) for path in fields.text])
+def _has_numbers(said: dict[str, Any], fields: UsageFields) -> bool:
+    for root in fields.roots:
+        value: Any = said
+        for name in root:
+            value = value.get(name) if isinstance(value, dict) else None
+        if isinstance(value, dict) and (root or not value.keys().isdisjoint(fields.top)):
+            return True
+    return False
 
 
-def _chars_at(value: Any, path: Sequence[str]) -> int:
-    for at, name in enumerate(path):
+def _text_chars(value: Any, steps: TextSteps) -> int:
+    chars = 0
+    for name, inner in steps.items():
         if name == "*":
-            return sum([_chars_at(each, path[at + 1 :]) for each in value]) if isinstance(value, list) else 0
-        if not isinstance(value, dict):
-            return 0
-        value = value.get(name)
-    if isinstance(value, str):
-        return len(value)
-    return len(orjson.dumps(value)) if isinstance(value, dict) else 0
+            if isinstance(value, list) and inner is not None:
+                chars += sum([_text_chars(each, inner) for each in value])
+        elif isinstance(value, dict) and (found := value.get(name)):
+            if inner is not None:
+                chars += _text_chars(found, inner)
+            elif isinstance(found, str):
+                chars += len(found)
+            elif isinstance(found, dict):
+                chars += len(orjson.dumps(found))
+    return chars
 
 
 def _tokens(chars: int) -> int:

@@ -76,6 +76,9 @@ def _lay(steps: dict[str, Step], path: Path, name: str) -> None:
         _lay(step.keys, tuple(rest), name)
 
 
+TextSteps = dict[str, "TextSteps | None"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageFields:
     """Where a provider's answers hold their token counts.
@@ -108,10 +111,20 @@ class UsageFields:
     Read only of a stream that ended before its numbers came. An object counts as the text of its JSON.
     """
 
-    @property
-    def text_markers(self) -> Sequence[bytes]:
-        """JSON keys, one of which stands in every event with text."""
-        return tuple({f'"{path[-1]}"'.encode(): None for path in self.text})
+    text_steps: TextSteps = field(init=False)
+    """The paths of `text` in one, by their first key; None where one ends."""
+
+    def __post_init__(self) -> None:
+        steps: TextSteps = {}
+        for path in self.text:
+            inner = steps
+            for name in path[:-1]:
+                deeper = inner.setdefault(name, {})
+                if deeper is None:
+                    raise TypeError(f"{path}: another path of text ends on the way")
+                inner = deeper
+            inner[path[-1]] = None
+        object.__setattr__(self, "text_steps", steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
