@@ -18,8 +18,11 @@ _LINE_ENDS = b"\r\n"
 _BLANK_LINE = re.compile(rb"\n\n|[\n\r]\r\n?")
 _BLANK_LINES = (b"\n\n", b"\n\r", b"\r\r")
 
+_DATA = b"data: "
 _USAGE = b'"usage"'
 _NULL = re.compile(rb'"usage"[ \t]*:[ \t]*null')
+_PLAIN_NULL = b',"usage":null'
+_ESCAPE = b"\\u00"  # A key may be spelled with it.
 _SPACES = b" \t"
 
 
@@ -121,6 +124,9 @@ def _events(complete: bytes) -> list[bytes]:
 
 
 def _without_null(event: bytes) -> bytes:
+    at = event.find(_PLAIN_NULL)
+    if at >= 0 and event.rfind(_USAGE) == at + 1 == event.find(_USAGE) and _ESCAPE not in event:
+        return event[:at] + event[at + len(_PLAIN_NULL) :]
     for member in _NULL.finditer(event):
         before, after = event[: member.start()].rstrip(_SPACES), event[member.end() :]
         if before.endswith(b","):
@@ -136,7 +142,7 @@ def _without_null(event: bytes) -> bytes:
     return event
 
 
-class _Chunk(msgspec.Struct):
+class _Chunk(msgspec.Struct, gc=False):
     choices: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     usage: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
@@ -145,6 +151,11 @@ _decode = msgspec.json.Decoder(_Chunk).decode
 
 
 def _said(event: bytes) -> _Chunk | None:
+    try:
+        if event.startswith(_DATA):
+            return _decode(event[len(_DATA) :])  # Nearly always that line is all, and line ends are space in JSON.
+    except (msgspec.DecodeError, RecursionError):
+        pass
     try:
         return _decode(data_of(event.rstrip(_LINE_ENDS)))
     except (msgspec.DecodeError, RecursionError):
