@@ -46,7 +46,7 @@ class Hub:
         environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
         try:
             child = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "aiwm.files.fetcher"),
+                *(sys.executable, "-P", "-m", "aiwm.files.fetcher"),
                 env=environment,
                 stdin=PIPE,
                 stdout=PIPE,
