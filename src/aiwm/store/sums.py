@@ -11,13 +11,11 @@ from msgspec.structs import astuple
 from sqlalchemy import Connection
 
 from aiwm.domain.latencies import Histogram, histogram, packed, unpacked
+from aiwm.domain.reports import DAY_MS, HOUR_MS
 from aiwm.domain.usage import UsageRow
 from aiwm.store.statements import Insertion, Lookup, grows
 from aiwm.store.tables import deployment_totals, usage_series, usage_sums
 from aiwm.store.words import WordBook, Words
-
-HOUR_MS = 3_600_000
-DAY_MS = 24 * HOUR_MS
 
 _KEYS = ("series_id", "hours", "start")
 _HISTOGRAMS = ("total", "first_byte")

@@ -1,0 +1,228 @@
+"""What is read of the ledger: reports from its sums, rows one by one. Every question carries the organization."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from operator import add
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from aiwm.domain.latencies import Histogram, unpacked
+from aiwm.domain.reports import (
+    DAY_MS,
+    Dimension,
+    Group,
+    Period,
+    Place,
+    Report,
+    ReportQuery,
+    RowQuery,
+    Span,
+    Sums,
+    require_bearable,
+)
+from aiwm.domain.times import iso
+from aiwm.domain.usage import Usage, UsageRow
+from aiwm.errors import Invalid
+from aiwm.store.database import Database
+from aiwm.store.ledger import ledger_rows, usage_row
+from aiwm.store.sums import NUMBERS
+from aiwm.store.tables import ledger, ledger_labels, usage_series, usage_sums
+
+_AT_ONCE = 500
+"""Sums that are added up, or rows that are exported, before others get their turn."""
+
+_OF = {
+    Dimension.DEPLOYMENT: usage_series.c.deployment_id,
+    Dimension.MODEL: usage_series.c.model,
+    Dimension.USER: usage_series.c.user_id,
+    Dimension.API_KEY: usage_series.c.api_key_id,
+    Dimension.PROVIDER: usage_series.c.provider,
+}
+
+FIELDS = {
+    "deployment": ledger_labels.c.deployment_id,
+    "user": ledger_labels.c.user_id,
+    "apiKey": ledger_labels.c.api_key_id,
+    "provider": ledger_labels.c.provider,
+    "status": ledger_labels.c.status,
+    "end": ledger_labels.c.end,
+    "source": ledger_labels.c.source,
+}
+"""API name -> column: what rows can be filtered by, besides `model` and `correlationId`."""
+
+_Key = tuple[Any, ...]
+"""A group's values of dimensions, then the time its period begins."""
+
+
+class UsageStore:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def report(self, org_id: str, query: ReportQuery) -> Report:
+        """Raises Invalid for more groups than anybody reads, and for hours that are no longer kept."""
+        async with self._database.reading() as connection:
+            span = await _kept(connection, query)
+            whole = [(Period.HOUR, span)] if query.period is Period.HOUR else span.parts()
+            groups: defaultdict[_Key, _Adding] = defaultdict(_Adding)
+            for period, part in whole:
+                found = await connection.stream(_sums(org_id, query, period, part))
+                async for rows in found.partitions(_AT_ONCE):
+                    _add_up(groups, rows, query)
+                    require_bearable(len(groups))
+        return Report(
+            query=query,
+            span=span,
+            groups=[_group(query, key, adding.sums()) for key, adding in groups.items()],
+            totals=_together(groups.values()).sums(),
+        )
+
+    async def rows(self, org_id: str, query: RowQuery) -> Sequence[UsageRow]:
+        async with self._database.reading() as connection:
+            return [usage_row(each) for each in await connection.execute(_found(org_id, query))]
+
+    async def every(self, org_id: str, query: RowQuery) -> AsyncIterator[UsageRow]:
+        """All that match, without a limit, a few at a time: neither memory nor the database is held meanwhile."""
+        query = replace(query, limit=_AT_ONCE)
+        while rows := await self.rows(org_id, query):
+            for row in rows:
+                yield row
+            query = replace(query, after=Place.of(rows[-1]))
+
+    async def row(self, org_id: str, request_id: str) -> UsageRow | None:
+        async with self._database.reading() as connection:
+            found = await connection.execute(
+                ledger_rows(org_id).where(ledger.c.request_id == bytes.fromhex(request_id))
+            )
+            row = found.one_or_none()
+            return None if row is None else usage_row(row)
+
+
+# -- reports
+
+
+@dataclass(slots=True)
+class _Adding:
+    """Sums on their way."""
+
+    numbers: Sequence[int] = (0,) * len(NUMBERS)
+    total: Histogram = 0
+    first_byte: Histogram = 0
+    waiting: list[Sequence[Any]] = field(default_factory=list)
+
+    def settle(self) -> None:
+        *columns, totals, first_bytes = zip(*self.waiting, strict=True)
+        self.numbers = tuple(map(add, self.numbers, map(int, map(sum, columns))))
+        self.total += sum(map(unpacked, totals))
+        self.first_byte += sum(map(unpacked, first_bytes))
+        self.waiting.clear()
+
+    def sums(self) -> Sums:
+        values: dict[str, Any] = dict(zip(NUMBERS, self.numbers, strict=True))
+        usage = Usage(**{name: values.pop(name) for name in Usage.__struct_fields__})
+        return Sums(usage=usage, total=self.total, first_byte=self.first_byte, **values)
+
+
+def _together(parts: Collection[_Adding]) -> _Adding:
+    numbers = tuple(map(sum, zip(*(part.numbers for part in parts), strict=True))) or _Adding().numbers
+    return _Adding(numbers, sum(part.total for part in parts), sum(part.first_byte for part in parts))
+
+
+def _add_up(groups: defaultdict[_Key, _Adding], rows: Iterable[Sequence[Any]], query: ReportQuery) -> None:
+    dimensions = len(query.by)
+    period_ms = query.period.ms if query.period else 0
+    touched = set()
+    for row in rows:
+        start = row[dimensions]
+        key = (*row[:dimensions], start - start % period_ms if period_ms else None)
+        groups[key].waiting.append(row[dimensions + 1 :])
+        touched.add(key)
+    for key in touched:
+        groups[key].settle()
+
+
+def _group(query: ReportQuery, key: _Key, sums: Sums) -> Group:
+    # A model that nobody named has no name, rather than an empty one.
+    return Group(of={each: value or None for each, value in zip(query.by, key, strict=False)}, start=key[-1], sums=sums)
+
+
+def _sums(org_id: str, query: ReportQuery, period: Period, span: Span) -> Select[Any]:
+    numbers = (usage_sums.c[name] for name in (*NUMBERS, "total", "first_byte"))
+    return (
+        select(*(_OF[each] for each in query.by), usage_sums.c.start, *numbers)
+        .join(usage_series, usage_series.c.id == usage_sums.c.series_id)
+        .where(
+            usage_series.c.org_id == org_id,
+            *(_OF[each] == value for each, value in query.equals.items()),
+            usage_sums.c.hours == (24 if period is Period.DAY else 1),
+            usage_sums.c.start >= span.since,
+            usage_sums.c.start < span.until,
+        )
+    )
+
+
+async def _kept(connection: AsyncConnection, query: ReportQuery) -> Span:
+    """What can be summed: whole hours, and whole days where hours are no longer kept."""
+    asked = query.span.in_whole(Period.DAY if query.period is Period.DAY else Period.HOUR)
+    since = await _hours_kept_since(connection)
+    if since is None or asked.since >= since:
+        return asked
+    if query.period is Period.HOUR:
+        raise Invalid(f"groupBy: hours are kept from {iso(since)} on; ask for days, or for a later from")
+    days = asked.in_whole(Period.DAY)
+    return replace(days, until=asked.until) if asked.until > since else days
+
+
+async def _hours_kept_since(connection: AsyncConnection) -> int | None:
+    """The day from which on hours are kept; None if none were ever removed."""
+
+    async def end(function: Any, hours: int) -> int | None:
+        found: int | None = await connection.scalar(select(function).where(usage_sums.c.hours == hours))
+        return found
+
+    first_day, first_hour = await end(func.min(usage_sums.c.start), 24), await end(func.min(usage_sums.c.start), 1)
+    if first_day is None:
+        return None
+    if first_hour is None:
+        last_day = await end(func.max(usage_sums.c.start), 24)
+        return (last_day or first_day) + DAY_MS
+    return None if first_hour - first_hour % DAY_MS <= first_day else first_hour - first_hour % DAY_MS
+
+
+# -- rows
+
+
+def _found(org_id: str, query: RowQuery) -> Select[Any]:
+    started_at = ledger.c.started_at
+    statement = ledger_rows(org_id).order_by(started_at.desc(), ledger.c.request_id.desc()).limit(query.limit)
+    if query.since is not None:
+        statement = statement.where(started_at >= query.since)
+    if query.until is not None:
+        statement = statement.where(started_at < query.until)
+    if query.after is not None:
+        place = (query.after.started_at, bytes.fromhex(query.after.request_id))
+        statement = statement.where(tuple_(started_at, ledger.c.request_id) < place)
+    return statement.where(*(_matches(name, value) for name, value in query.equals.items()))
+
+
+def _matches(name: str, value: Any) -> ColumnElement[bool]:
+    if name == "model":
+        answered = ledger_labels.c.model_answered
+        named = func.coalesce(answered, "") != ""
+        return or_(answered == value, and_(~named, ledger_labels.c.model_asked == value))
+    if name == "correlationId":
+        # It is not kept where it is the request's own id.
+        return or_(ledger.c.correlation_id == value, and_(ledger.c.correlation_id.is_(None), _is(value)))
+    column = FIELDS[name]
+    return and_(column == value)
+
+
+def _is(request_id: str) -> ColumnElement[bool]:
+    try:
+        return ledger.c.request_id == bytes.fromhex(request_id)
+    except ValueError:
+        return ledger.c.request_id == b""

@@ -1,0 +1,209 @@
+"""store/usage.py: reports are the sums of the rows they are about, and rows are read in pages that do not shift."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from sqlalchemy import delete
+
+import store_rows as rows
+from aiwm.domain.reports import DAY_MS, HOUR_MS, Dimension, Period, Place, ReportQuery, RowQuery, Span
+from aiwm.domain.usage import End, Source, Usage, UsageRow
+from aiwm.errors import Invalid
+from aiwm.store.database import Database
+from aiwm.store.ledger import LedgerStore
+from aiwm.store.tables import usage_sums
+from aiwm.store.usage import UsageStore
+
+MIDNIGHT = 20_000 * DAY_MS
+WEEK = Span(since=MIDNIGHT, until=MIDNIGHT + 7 * DAY_MS)
+
+
+@pytest.fixture
+def usage(database: Database) -> UsageStore:
+    return UsageStore(database)
+
+
+def _at(hours: float, **changes: Any) -> UsageRow:
+    """A row that started some hours after midnight."""
+    deployment_id = changes.pop("deployment_id", "d" * 24)
+    return rows.usage_row(deployment_id, started_at=MIDNIGHT + round(hours * HOUR_MS), **changes)
+
+
+async def _add(database: Database, *given: UsageRow) -> None:
+    await LedgerStore(database).add(given)
+
+
+def _some(number: int) -> Sequence[UsageRow]:
+    chance = random.Random(5)
+    return [
+        _at(
+            chance.uniform(0, 24 * 7),
+            user_id=f"user-{chance.randrange(3)}",
+            api_key_id=chance.choice([None, "e" * 24]),
+            provider=chance.choice(["openai", "anthropic"]),
+            model_answered=chance.choice(["gpt-4-0613", None, ""]),
+            model_asked=chance.choice(["gpt-4", None]),
+            status=chance.choice([200, 200, 429, None]),
+            end=chance.choice([End.COMPLETE, End.CLIENT_GONE]),
+            usage=Usage(*(chance.randrange(100) for _ in Usage.__struct_fields__)),
+            cost=chance.choice([None, 0, 123_456_789]),
+            first_byte_ms=chance.choice([None, 7, 900]),
+            total_ms=chance.randrange(2000),
+        )
+        for _ in range(number)
+    ]
+
+
+@pytest.mark.parametrize("period", [None, Period.DAY, Period.HOUR])
+async def test_every_group_is_the_sum_of_its_rows(usage: UsageStore, database: Database, period: Period | None) -> None:
+    some = _some(200)
+    for first in range(0, 200, 50):
+        await _add(database, *some[first : first + 50])
+    span = Span(since=MIDNIGHT + 5 * HOUR_MS, until=MIDNIGHT + 100 * HOUR_MS)
+    query = ReportQuery(span=span, by=(Dimension.USER, Dimension.MODEL, Dimension.API_KEY), period=period)
+
+    report = await usage.report("red", query)
+
+    summed = report.span
+    expected: defaultdict[tuple[Any, ...], list[UsageRow]] = defaultdict(list)
+    for row in some:
+        if summed.since <= row.started_at < summed.until:
+            start = row.started_at - row.started_at % period.ms if period else None
+            expected[row.user_id, row.model or None, row.api_key_id, start].append(row)
+    found = {(*group.of.values(), group.start): group.sums for group in report.groups}
+    assert found.keys() == expected.keys()
+    for key, sums in found.items():
+        of = expected[key]
+        assert sums.requests == len(of)
+        assert sums.errors == sum(row.failed for row in of)
+        assert sums.usage == sum((row.usage for row in of), Usage())
+        assert (sums.cost, sums.unpriced) == (sum(row.cost or 0 for row in of), sum(row.unpriced for row in of))
+        assert sums.total_ms == sum(row.total_ms for row in of)
+        assert sums.first_byte_count == sum(row.first_byte_ms is not None for row in of)
+    inside = [row for of in expected.values() for row in of]
+    assert report.totals.requests == len(inside) > 50
+    assert report.totals.usage == sum((row.usage for row in inside), Usage())
+    assert report.span == (span if period is not Period.DAY else span.in_whole(Period.DAY))
+
+
+async def test_a_report_is_about_one_organization_and_what_it_is_asked_for(
+    usage: UsageStore, database: Database
+) -> None:
+    await _add(
+        database, _at(1), _at(2, user_id="bo"), _at(3, org_id="blue"), _at(4, provider="x"), _at(24 * 7), _at(-0.1)
+    )
+    one = await usage.report(
+        "red", ReportQuery(span=WEEK, equals={Dimension.USER: "mai", Dimension.PROVIDER: "openai"})
+    )
+    assert one.totals.requests == 1
+    assert [group.of for group in one.groups] == [{}]
+    assert (await usage.report("blue", ReportQuery(span=WEEK))).totals.requests == 1
+    nothing = await usage.report("green", ReportQuery(span=WEEK, by=(Dimension.USER,)))
+    assert (nothing.groups, nothing.totals.requests) == ([], 0)
+
+
+async def test_where_hours_are_no_longer_kept_whole_days_are_summed(usage: UsageStore, database: Database) -> None:
+    await _add(database, _at(1), _at(23), _at(30), _at(49), _at(60))
+    old = usage_sums.c.start < MIDNIGHT + 2 * DAY_MS
+    async with database.writing() as connection:
+        await connection.execute(delete(usage_sums).where(usage_sums.c.hours == 1, old))
+
+    def asked(since: float, until: float, period: Period | None = None) -> ReportQuery:
+        span = Span(since=MIDNIGHT + round(since * HOUR_MS), until=MIDNIGHT + round(until * HOUR_MS))
+        return ReportQuery(span=span, period=period)
+
+    early = await usage.report("red", asked(2, 26))
+    assert early.span == Span(since=MIDNIGHT, until=MIDNIGHT + 2 * DAY_MS)
+    assert early.totals.requests == 3
+    late = await usage.report("red", asked(2, 50))
+    assert late.span == Span(since=MIDNIGHT, until=MIDNIGHT + 50 * HOUR_MS)
+    assert late.totals.requests == 4
+    assert len((await usage.report("red", asked(48, 72, Period.HOUR))).groups) == 2
+    with pytest.raises(Invalid, match=r"hours are kept from 2024-10-06T00:00:00\.000Z on"):
+        await usage.report("red", asked(47, 72, Period.HOUR))
+
+
+async def test_pages_of_rows_neither_shift_nor_leave_one_out(usage: UsageStore, database: Database) -> None:
+    given = [_at(hour // 3) for hour in range(20)]  # Three at a time have the same time.
+    await _add(database, *given, _at(1, org_id="blue"))
+    seen: list[UsageRow] = []
+    place = None
+    while found := await usage.rows("red", RowQuery(limit=6, after=place)):
+        seen += found
+        place = Place.of(found[-1])
+        await _add(database, _at(100 + len(seen)))  # Comes while somebody reads.
+    assert sorted(seen, key=lambda row: row.request_id) == sorted(given, key=lambda row: row.request_id)
+    assert seen == sorted(seen, key=lambda row: (row.started_at, row.request_id), reverse=True)
+
+
+async def test_all_rows_are_read_a_few_at_a_time(
+    usage: UsageStore, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiwm.store.usage._AT_ONCE", 3)
+    given = [_at(hour) for hour in range(7)]
+    await _add(database, *given)
+    query = RowQuery(since=MIDNIGHT + HOUR_MS, until=MIDNIGHT + 6 * HOUR_MS)
+    assert [row async for row in usage.every("red", query)] == list(reversed(given[1:6]))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("deployment", "a" * 24),
+        ("user", "bo"),
+        ("apiKey", "e" * 24),
+        ("provider", "anthropic"),
+        ("status", 429),
+        ("end", "client-gone"),
+        ("source", "estimated"),
+        ("model", "claude"),
+        ("correlationId", "order-7"),
+    ],
+)
+async def test_rows_are_found_by_what_they_say(
+    usage: UsageStore, database: Database, name: str, value: str | int
+) -> None:
+    special = _at(
+        1,
+        deployment_id="a" * 24,
+        user_id="bo",
+        api_key_id="e" * 24,
+        provider="anthropic",
+        status=429,
+        end=End.CLIENT_GONE,
+        source=Source.ESTIMATED,
+        model_answered="claude",
+        correlation_id="order-7",
+    )
+    await _add(database, special, _at(2), _at(1, org_id="blue"))
+    assert await usage.rows("red", RowQuery(equals={name: value})) == [special]
+
+
+async def test_a_row_is_found_by_the_model_asked_for_only_if_no_other_answered(
+    usage: UsageStore, database: Database
+) -> None:
+    silent = _at(1, model_asked="gpt-4", model_answered=None)
+    await _add(database, silent, _at(2, model_asked="gpt-4", model_answered="gpt-4-0613"))
+    assert await usage.rows("red", RowQuery(equals={"model": "gpt-4"})) == [silent]
+
+
+async def test_a_request_without_a_correlation_id_of_its_own_is_found_by_its_id(
+    usage: UsageStore, database: Database
+) -> None:
+    request_id = "ab" * 12
+    row = _at(1, request_id=request_id, correlation_id=request_id)
+    await _add(database, row, _at(2, correlation_id=request_id[:-2]))
+    assert await usage.rows("red", RowQuery(equals={"correlationId": request_id})) == [row]
+
+
+async def test_a_row_is_read_by_its_own_organization_only(usage: UsageStore, database: Database) -> None:
+    row = _at(1)
+    await _add(database, row)
+    assert await usage.row("red", row.request_id) == row
+    assert await usage.row("blue", row.request_id) is None
+    assert await usage.row("red", "f" * 24) is None
