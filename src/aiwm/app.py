@@ -46,7 +46,8 @@ from aiwm.identity.tokens import TokenSigner, TokenVerifier
 from aiwm.metering.book import Book
 from aiwm.metering.journal import Journal, recover, watch
 from aiwm.metering.metrics import Metrics
-from aiwm.metering.recorder import Recorder
+from aiwm.metering.prices import Prices
+from aiwm.metering.recorder import Recorder, Save
 from aiwm.proxy.handler import Inference, is_inference
 from aiwm.proxy.upstream import Upstream
 from aiwm.settings import LONGEST_TOKEN_SECONDS, Settings
@@ -147,11 +148,16 @@ async def running(
         ledger = LedgerStore(database)
         journals = settings.data_dir / "journal"
         journal = Journal(journals, fsync_seconds=settings.journal_fsync_ms / 1000)
-        await _recovered(journals, ledger)
+        prices = Prices(model_store.prices_of)
+
+        async def add(rows: Sequence[UsageRow]) -> None:
+            await ledger.add(await prices.priced(rows))
 
         async def save(rows: Sequence[UsageRow]) -> None:
-            await ledger.add(rows)
+            await add(rows)
             journal.settled(rows)
+
+        await _recovered(journals, add)
 
         recorder = Recorder(save)
         metrics = Metrics(waiting=lambda: recorder.waiting, failing=lambda: journal.failing)
@@ -179,7 +185,7 @@ async def running(
             nullcontext() if iam is None else _closing(iam),
             _closing(Upstream(policy=policy)) as upstream,
             _journaling(journal),
-            _background(watch(journals, ledger.add)),
+            _background(watch(journals, add)),
             _recording(recorder),
             _background(revocations.watch(revoked_since)),
             _background(api_keys.watch_uses()),
@@ -373,9 +379,9 @@ async def _journaling(journal: Journal) -> AsyncIterator[None]:
             journal.close()
 
 
-async def _recovered(journals: Path, ledger: LedgerStore) -> None:
+async def _recovered(journals: Path, add: Save) -> None:
     try:
-        await recover(journals, ledger.add)
+        await recover(journals, add)
     except Unavailable as error:
         raise StartError(f"the ledger can't be written: {error}") from error
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends
 from pydantic import Field, StrictInt
 
+from aiwm.api.prices import Prices, entries, prices_json
 from aiwm.control.models import Models, NewModel
 from aiwm.domain.ids import checked_id
 from aiwm.domain.models import DeploymentType, Download, Model, ModelType, Scope, Sealed
@@ -28,6 +29,8 @@ class _NewModel(Body):
     type: ModelType
     description: Description = ""
     scope: Scope = Scope.ORG
+    prices: Prices | None = None
+    """What the model costs; without it, what the price list says."""
 
 
 class NewApiBasedModel(_NewModel):
@@ -59,7 +62,8 @@ class NewSelfHostedModel(_NewModel):
 
 
 class ModelChange(Body):
-    """What is left out stays. `apiConfig` is replaced whole; a secret in its masked form stays the stored one."""
+    """What is left out stays. `apiConfig` and `prices` are replaced whole; a secret in its masked form stays the stored
+    one, and `prices: null` goes back to the price list."""
 
     name: Name | None = None
     type: ModelType | None = None
@@ -69,6 +73,7 @@ class ModelChange(Body):
     api_endpoint: _Url | None = None
     model_identifier: _Identifier | None = None
     api_config: _Config | None = None
+    prices: Prices | None = None
     repository: _Text | None = None
     framework: Annotated[Line, Field(min_length=1, max_length=100)] | None = None
     file_name: _Text | None = None
@@ -76,7 +81,7 @@ class ModelChange(Body):
     download_path: Annotated[Line, Field(min_length=1, max_length=1000)] | None = None
 
 
-_NULLABLE = {"file_name", "file_size", "download_path"}
+_NULLABLE = {"prices", "file_name", "file_size", "download_path"}
 
 
 class DownloadAnswer(Answer):
@@ -97,6 +102,7 @@ class ModelAnswer(Answer):
     api_endpoint: str | None = None
     model_identifier: str | None = None
     api_config: dict[str, str] | None = None
+    prices: list[dict[str, Any]] | None = None
     repository: str | None = None
     framework: str | None = None
     file_name: str | None = None
@@ -142,6 +148,8 @@ def model_json(model: Model, principal: Principal) -> dict[str, Any]:
         }
         if model.org_id == principal.org_id:
             shown |= {"downloadPath": model.download_path, "errorMessage": model.error_message}
+    if model.prices is not None and model.org_id == principal.org_id:
+        shown["prices"] = prices_json(model.prices)
     return {**shown, "owner": {"orgId": model.org_id, "userId": model.user_id}, **history(model)}
 
 
@@ -167,7 +175,9 @@ def router(models: Models, tokens: Tokens) -> APIRouter:
     ) -> dict[str, Any]:
         """Register a model."""
         given = {name: getattr(body, name) for name in type(body).model_fields}
-        new = NewModel(**given | {"deployment_type": DeploymentType(body.deployment_type)})
+        new = NewModel(
+            **given | {"deployment_type": DeploymentType(body.deployment_type), "prices": entries(body.prices)}
+        )
         return model_json(await models.create(principal, new), principal)
 
     @routes.get(
@@ -194,7 +204,10 @@ def router(models: Models, tokens: Tokens) -> APIRouter:
     async def change_model(id: str, body: ModelChange, principal: caller) -> dict[str, Any]:  # noqa: A002
         """Change a model. Its deployments use the change from the next request on."""
         model_id = checked_id(id, "Model")
-        return model_json(await models.change(principal, model_id, changes(body, nullable=_NULLABLE)), principal)
+        given = changes(body, nullable=_NULLABLE)
+        if "prices" in given:
+            given["prices"] = entries(body.prices)
+        return model_json(await models.change(principal, model_id, given), principal)
 
     @routes.delete(
         "/{id}", response_model=None, responses={200: {"model": Deleted}, **problems(400, 401, 403, 404, 409)}

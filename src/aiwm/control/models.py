@@ -26,6 +26,7 @@ from aiwm.domain.models import (
     is_secret,
 )
 from aiwm.domain.pages import Page, PageQuery
+from aiwm.domain.prices import PriceEntry
 from aiwm.domain.times import Clock
 from aiwm.domain.users import Principal, Role
 from aiwm.errors import Conflict, Forbidden, Invalid, NotFound, WrongState
@@ -44,6 +45,7 @@ class NewModel:
     api_endpoint: str | None = None
     model_identifier: str | None = None
     api_config: Mapping[str, str] | None = None
+    prices: tuple[PriceEntry, ...] | None = None
     repository: str | None = None
     framework: str | None = None
     file_name: str | None = None

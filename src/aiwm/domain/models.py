@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from aiwm.domain.prices import PriceEntry
 from aiwm.domain.sources import Place
 from aiwm.errors import Invalid, WrongState
 
@@ -82,6 +83,8 @@ class Model:
     api_endpoint: str | None = None
     model_identifier: str | None = None
     api_config: ApiConfig | None = None
+    prices: tuple[PriceEntry, ...] | None = None
+    """What its operator has set; None if it costs what the price list says."""
     repository: str | None = None
     framework: str | None = None
     file_name: str | None = None

@@ -57,8 +57,8 @@ class PriceEntry:
 class OwnPrices:
     """All that an operator has set for a model."""
 
-    model: str
-    """The provider's name for it: a deployment may let its callers ask for others, which these are not for."""
+    model: str | None
+    """The provider's name for it, if it is a provider's: callers may ask for others, which these are not for."""
     entries: Sequence[PriceEntry]
 
     def at(self, time: int) -> PriceEntry | None:

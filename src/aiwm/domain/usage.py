@@ -152,7 +152,5 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def unpriced(self) -> bool:
-        """Nobody knows what it cost. A request that the provider refused cost nothing."""
-        return self.cost is None and not (
-            self.status is not None and self.status >= 400 and not self.usage.total_tokens
-        )
+        """Nobody knows what it cost."""
+        return self.cost is None

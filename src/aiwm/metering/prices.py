@@ -6,6 +6,7 @@ a model up in it takes some 50 microseconds, so what was found is kept for a day
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
@@ -49,6 +50,8 @@ _APART = frozenset({"storage_searches_kcount"})
 """Prices of what no answer's usage tells either, but is a tool beside the model: searches in the provider's storage."""
 
 _DAY_MS = 24 * 3600 * 1000
+_AT_ONCE = 250
+"""Rows that are priced before others have their turn: a millisecond or two."""
 _MOST_KEPT = 4096
 """Names of models come from callers and providers, so what is kept of them has an end."""
 
@@ -75,7 +78,11 @@ class Prices:
     async def priced(self, rows: Sequence[UsageRow]) -> Sequence[UsageRow]:
         """The rows with their costs and the prices these were made with; None where that is not known."""
         own = await self._own({row.model_id for row in rows})
-        return [self._priced(row, own.get(row.model_id)) for row in rows]
+        found: list[UsageRow] = []
+        for first in range(0, len(rows), _AT_ONCE):
+            found += [self._priced(row, own.get(row.model_id)) for row in rows[first : first + _AT_ONCE]]
+            await asyncio.sleep(0)
+        return found
 
     def _priced(self, row: UsageRow, own: OwnPrices | None) -> UsageRow:
         provider = registry.provider(row.provider)
@@ -119,9 +126,10 @@ def _refused(row: UsageRow, provider: Provider) -> bool:
     return row.status is not None and row.status >= 400 and not row.usage.total_tokens and not provider.bills_errors
 
 
-def _is_meant(model: str, row: UsageRow) -> bool:
+def _is_meant(model: str | None, row: UsageRow) -> bool:
     """Whether a row is about the model that a price was set for. One that names no model is."""
-    return model in {row.model_asked, row.model_answered} or (row.model_asked is None and row.model_answered is None)
+    named = {row.model_asked, row.model_answered} - {None}
+    return model is None or model in named or not named
 
 
 @lru_cache(maxsize=1024)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import orjson
@@ -24,6 +25,7 @@ from aiwm.domain.models import (
     Sealed,
 )
 from aiwm.domain.pages import Page, PageQuery
+from aiwm.domain.prices import OwnPrices, PriceEntry
 from aiwm.domain.sources import Place
 from aiwm.domain.users import Principal
 from aiwm.store.audit import record
@@ -114,6 +116,15 @@ class ModelStore:
         async with self._database.reading() as connection:
             rows = await connection.execute(select(models).where(models.c.deleted_at.is_(None)))
             return [_model(row) for row in rows]
+
+    async def prices_of(self, model_ids: Collection[str]) -> Mapping[str, OwnPrices]:
+        """What operators have set for these models, deleted ones too, whoever asks; only for the ledger."""
+        wanted = select(models.c.id, models.c.model_identifier, models.c.prices).where(
+            models.c.id.in_(model_ids), models.c.prices.is_not(None)
+        )
+        async with self._database.reading() as connection:
+            found = await connection.execute(wanted)
+            return {row.id: OwnPrices(row.model_identifier, _prices(row.prices)) for row in found}
 
     async def by_id(self, model_id: str) -> Model | None:
         """The model of a deployment, whoever asks; only for building targets."""
@@ -229,6 +240,7 @@ def _columns(model: Model) -> dict[str, Any]:
     columns = {column.name: getattr(model, column.name) for column in models.c if column.name != "deleted_at"}
     return columns | {
         "api_config": None if model.api_config is None else _config_json(model.api_config),
+        "prices": None if model.prices is None else _prices_json(model.prices),
         "download": None if model.download is None else _download_json(model.download),
     }
 
@@ -242,6 +254,7 @@ def _model(row: Row[Any]) -> Model:
         "scope": Scope(row.scope),
         "status": ModelStatus(row.status),
         "api_config": None if row.api_config is None else _config(row.api_config),
+        "prices": None if row.prices is None else _prices(row.prices),
         "download": None if row.download is None else Download(**orjson.loads(row.download)),
     }
     return Model(**values)
@@ -265,3 +278,16 @@ def _config(text: str) -> ApiConfig:
         name: value if isinstance(value, str) else Sealed(value["sealed"], value["masked"])
         for name, value in orjson.loads(text).items()
     }
+
+
+def _prices_json(prices: Sequence[PriceEntry]) -> str:
+    return orjson.dumps(
+        [{"since": entry.since, "rates": {axis: str(rate) for axis, rate in entry.rates}} for entry in prices]
+    ).decode()
+
+
+def _prices(text: str) -> tuple[PriceEntry, ...]:
+    return tuple(
+        PriceEntry(entry["since"], tuple((axis, Decimal(rate)) for axis, rate in entry["rates"].items()))
+        for entry in orjson.loads(text)
+    )

@@ -131,6 +131,7 @@ models = Table(
     Column("api_endpoint", Text),
     Column("model_identifier", String(200)),
     Column("api_config", Text),
+    Column("prices", Text),
     Column("repository", String(500)),
     Column("framework", String(100)),
     Column("file_name", String(500)),
@@ -142,8 +143,7 @@ models = Table(
     Index("ix_models_org_id_created_at", "org_id", "created_at"),
 )
 """`api_config` is a JSON object; a secret in it is `{"sealed": ..., "masked": ...}`; `download` is one
-too. `org_id` and `user_id` may
-come from another IAM's tokens, so they are no foreign keys."""
+too. `prices` is a JSON list. `org_id` and `user_id` may come from another IAM's tokens, so they are no foreign keys."""
 
 deployments = Table(
     "deployments",

@@ -90,6 +90,15 @@ IDENTIFIER = (
 )
 MODELS = (5, "gpt-4", {}, [], [5], [None], [""], ["a\nb"], ["x" * 201], ["x"] * 101, [["x"]], True)
 
+PRICES = (
+    5, "free", {}, True, [5], ["x"], [[]], [None], [{}], [{"from": "2026-01-01"}], [{"input": "1"}], [{"input": True}],
+    [{"input": -1}], [{"input": 1e300}], [{"input": 10**40}], [{"input": 1e-10}], [{"input": None}], [{"input": []}],
+    [{"input": 1, "unknown": 1}], [{"input": 1, "since": "2026-01-01"}], [{"input": 1, "cacheWrite5M": 1}],
+    [{"input": 1, "from": 5}], [{"input": 1, "from": "today"}], [{"input": 1, "from": "2026-02-30"}],
+    [{"input": 1, "from": "2026-01-01T00:00:00Z"}], [{"input": 1, "from": "1969-01-01"}], [{"input": 1, "from": []}],
+    [{"input": 1}, {"input": 2}], [{"input": 1}] * 101, [{"input": 1, "from": "2026-01-01"}] * 2,
+)  # fmt: skip
+
 API_BASED = {
     "name": NAME,
     "type": CHOICE,
@@ -100,6 +109,7 @@ API_BASED = {
     "apiEndpoint": ENDPOINT,
     "modelIdentifier": _text(200),
     "apiConfig": CONFIG,
+    "prices": PRICES,
 }
 SELF_HOSTED = {
     "repository": (*_text(500), "a/b/c", "../x", "https://huggingface.co/org/name", "file://x", "file:///etc"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import store_rows as rows
 from aiwm.domain.deployments import DeploymentStatus
 from aiwm.domain.models import FETCHING, DeploymentType, Download, Model, ModelStatus, ModelType, Scope, Sealed
 from aiwm.domain.pages import PageQuery
+from aiwm.domain.prices import OwnPrices, PriceEntry
 from aiwm.domain.sources import Place
 from aiwm.domain.users import Role
 from aiwm.store.database import Database
@@ -32,9 +34,15 @@ async def _add(store: ModelStore, *models: Model) -> None:
         await store.add(model)
 
 
+PRICES = (
+    PriceEntry(0, (("input", Decimal("0.25")), ("output", Decimal("0.000000001")))),
+    PriceEntry(1_767_225_600_000, (("perRequest", Decimal(0)),)),
+)
+
+
 async def test_a_model_comes_back_as_it_was_written(store: ModelStore) -> None:
     api_based = rows.model(
-        description="100% ünïcode\n“quoted” 'text'", api_config={"apiKey": Sealed("t", "m…k"), "x": ""}
+        prices=PRICES, description="100% ünïcode\n“quoted” 'text'", api_config={"apiKey": Sealed("t", "m…k"), "x": ""}
     )
     self_hosted = rows.model(
         deployment_type=DeploymentType.SELF_HOSTED,
@@ -310,3 +318,13 @@ async def test_which_files_are_waited_for_is_known_after_a_restart(store: ModelS
 
     assert set(waited_for) == {*(Place(f"org/{status}") for status in FETCHING), Place("org/queued", "a.gguf")}
     assert len(waited_for) == len(FETCHING) + 1
+
+
+async def test_prices_are_given_by_model_even_of_deleted_ones(store: ModelStore) -> None:
+    priced = rows.model(prices=PRICES)
+    free, gone = rows.model(), rows.model(prices=PRICES[:1], model_identifier=None)
+    await _add(store, priced, free, gone)
+    await store.retire(gone, gone, deleted_at=5)
+    found = await store.prices_of([priced.id, free.id, gone.id, "f" * 24])
+    assert found == {priced.id: OwnPrices("gpt-4", PRICES), gone.id: OwnPrices(None, PRICES[:1])}
+    assert await store.prices_of([]) == {}

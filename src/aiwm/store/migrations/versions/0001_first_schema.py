@@ -98,6 +98,7 @@ def upgrade() -> None:
         sa.Column("api_endpoint", sa.Text(), nullable=True),
         sa.Column("model_identifier", sa.String(length=200), nullable=True),
         sa.Column("api_config", sa.Text(), nullable=True),
+        sa.Column("prices", sa.Text(), nullable=True),
         sa.Column("repository", sa.String(length=500), nullable=True),
         sa.Column("framework", sa.String(length=100), nullable=True),
         sa.Column("file_name", sa.String(length=500), nullable=True),
