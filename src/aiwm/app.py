@@ -26,6 +26,7 @@ from aiwm.control.deployments import Deployments
 from aiwm.control.downloads import Downloads
 from aiwm.control.models import Models
 from aiwm.control.organizations import Organizations
+from aiwm.control.secrets import Resealed, reseal
 from aiwm.control.sessions import Sessions
 from aiwm.control.targets import Targets
 from aiwm.control.users import Users
@@ -106,7 +107,7 @@ async def running(
     """
     keys.make_directory(settings.data_dir)
     policy = _policy((*settings.private_upstreams, *upstreams))
-    box = SecretBox(_encryption_keys(settings))
+    box = _box(settings)
     # As long as any token can live: it may have been issued when the setting was longer.
     revocations = Revocations(keep_seconds=LONGEST_TOKEN_SECONDS, clock=clock)
 
@@ -228,6 +229,16 @@ async def running(
             )
 
 
+async def resealed(settings: Settings) -> Resealed:
+    """Seals all stored secrets anew with the newest encryption key, beside programs that run. Raises StartError."""
+    async with _closing(Database(settings.effective_database_url)) as database:
+        try:
+            await database.ping()
+            return await reseal(ModelStore(database), _box(settings))
+        except Unavailable as error:
+            raise StartError(f"secrets can't be sealed anew: {error}; all are good as they are, try again") from error
+
+
 class _Iam:
     """The parts of the embedded IAM, put together."""
 
@@ -303,10 +314,11 @@ def _policy(allowed: tuple[str, ...]) -> AddressPolicy:
         raise StartError(f"AIWM_PRIVATE_UPSTREAMS: {error}") from None
 
 
-def _encryption_keys(settings: Settings) -> list[str]:
-    if settings.encryption_keys is None:
-        return keys.encryption_keys(settings.data_dir)
-    return [key for key in settings.encryption_keys.get_secret_value().replace(",", " ").split() if key]
+def _box(settings: Settings) -> SecretBox:
+    if settings.encryption_keys is not None:
+        return SecretBox(settings.encryption_keys.get_secret_value().replace(",", " ").split())
+    file = keys.EncryptionKeyFile(settings.data_dir)
+    return SecretBox(file.keys, news=file.news)
 
 
 def _own_key(settings: Settings) -> OwnKey | SharedSecret | None:

@@ -95,6 +95,7 @@ SEEN_THROUGH = {
     "control/api_keys.py": "integration/api/test_api_keys.py",
     "control/models.py": "integration/api/test_models.py",
     "control/deployments.py": "integration/api/test_deployments.py",
+    "control/secrets.py": "acceptance/test_keys.py",
     "control/targets.py": "integration/api/test_models.py",
     "api/endpoints.py": "integration/api/test_deployments.py",
     "api/routes.py": "integration/api/test_operation.py",
@@ -203,7 +204,7 @@ def test_every_setting_is_used() -> None:
 
 
 def test_only_settings_reads_the_environment() -> None:
-    readers = {"settings.py", "cli/serve.py", "cli/simulate.py"}
+    readers = {"settings.py", "cli/keys.py", "cli/serve.py", "cli/simulate.py"}
     readers |= {"engines/llama_server.py"}  # Another program.
     found = {str(path.relative_to(SRC)) for path in MODULES if re.search(r"os\.(environ|getenv)", path.read_text())}
     assert found <= readers

@@ -69,6 +69,23 @@ def settings(
     show(markdown=markdown)
 
 
+keys = typer.Typer(help="The keys that seal secrets at rest.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
+
+
+@keys.callback()
+def _keys() -> None:
+    """The keys that seal secrets at rest."""
+
+
+@keys.command()
+def rotate() -> None:
+    """Put a new encryption key in front of the others and seal all stored secrets anew. Servers may run on."""
+    from aiwm.cli.keys import rotate as run
+
+    raise typer.Exit(run())
+
+
 def main() -> NoReturn:
     """Exit code 2 and one line on standard error when the program can't start."""
     try:

@@ -12,7 +12,7 @@ from aiwm.domain.users import Principal, Role, User, UserStatus
 from aiwm.store.users import FIELDS, SORTABLE
 from aiwm.web.lists import page_json, page_query, parameters
 from aiwm.web.principals import Tokens, authenticated
-from aiwm.web.schemas import Answer, Body, Deleted, Line, changes, deleted, history, problems
+from aiwm.web.schemas import Answer, Body, Deleted, Id, Line, changes, deleted, history, problems
 
 # How long a username and a password may be is a rule of `domain.users`; these only keep the work small.
 _Username = Annotated[str, Field(max_length=256, description="3 to 100 characters without spaces; unique")]
@@ -25,7 +25,7 @@ class CreateUser(Body):
     username: _Username
     password: _Password
     roles: _Roles
-    org_id: Annotated[str, Field(max_length=255)] | None = None
+    org_id: Id | None = None
     """The caller's when left out; only universe.owner may name another."""
     fullname: _Fullname = ""
     status: UserStatus = UserStatus.ACTIVE

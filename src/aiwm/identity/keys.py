@@ -1,14 +1,17 @@
 """Key files of the data directory, made at the first start.
 
-A file that is there is never written again. It appears whole or not at all, so two programs that
-start at once end with one key: both write a file of their own, one of them gets the name.
+A file that is there is never written again, but for a new encryption key in front of the others. It appears whole or
+not at all, so two programs that start at once end with one key: both write a file of their own, one of them gets the
+name.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -42,11 +45,45 @@ def signing_key(directory: Path) -> RSAKey:
 
 def encryption_keys(directory: Path) -> list[str]:
     """The Fernet keys that seal secrets, newest first: one on each line of the file."""
-    text = _read_or_make(directory / ENCRYPTION_KEYS, lambda: Fernet.generate_key() + b"\n")
-    keys = text.decode("ascii", "replace").split()
-    if not keys:
-        raise StartError(f"{directory / ENCRYPTION_KEYS} is empty: restore it from a backup")
-    return keys
+    path = directory / ENCRYPTION_KEYS
+    return _lines(path, _read_or_make(path, lambda: Fernet.generate_key() + b"\n"))
+
+
+def add_encryption_key(directory: Path) -> int:
+    """Puts a new key in front and answers how many there are then. The others stay: they open what they sealed."""
+    path = directory / ENCRYPTION_KEYS
+    with _alone(directory):
+        text = _read(path)
+        if text is None:
+            raise StartError(f"there is no {path}: set AIWM_DATA_DIR to the data directory of the program")
+        keys = _lines(path, text)
+        try:
+            _write_over(path, b"".join(b"%b\n" % key for key in (Fernet.generate_key(), *map(str.encode, keys))))
+        except OSError as error:
+            _refuse("write", path, error)
+    return len(keys) + 1
+
+
+class EncryptionKeyFile:
+    """The encryption keys while a program runs."""
+
+    def __init__(self, directory: Path) -> None:
+        """`keys` are those of this moment, the file made if there is none."""
+        self.keys = encryption_keys(directory)
+        self._path = directory / ENCRYPTION_KEYS
+        # Not before the first look: the file may have been another one when it was read just now.
+        self._stamp: object = None
+
+    def news(self) -> list[str] | None:
+        """All keys, if the file is not the one of the last look; raises StartError, once, when it can't be read."""
+        stamp = _stamp(self._path)
+        if stamp == self._stamp:
+            return None
+        self._stamp = stamp
+        text = _read(self._path)
+        if text is None:
+            raise StartError(f"there is no {self._path} any more: restore it from a backup")
+        return _lines(self._path, text)
 
 
 def admin_password(directory: Path) -> str:
@@ -63,7 +100,39 @@ def make_directory(directory: Path) -> None:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        _refuse("make the directory", directory, error)
+        raise StartError(
+            f"can't make the data directory {directory} ({error.strerror or error}): set AIWM_DATA_DIR to another place"
+        ) from error
+
+
+def _lines(path: Path, text: bytes) -> list[str]:
+    keys = text.decode("ascii", "replace").split()
+    if not keys:
+        raise StartError(f"{path} is empty: restore it from a backup")
+    return keys
+
+
+def _stamp(path: Path) -> object:
+    """Another one whenever the file is written over: another file gets its name."""
+    try:
+        found = path.stat()
+    except OSError:
+        return "missing"
+    return found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Of those who change a file of the directory, one after the other."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+    except OSError as error:
+        raise StartError(f"can't read {directory} ({error.strerror or error}): set AIWM_DATA_DIR") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _read_or_make(path: Path, make: Callable[[], bytes]) -> bytes:
@@ -89,6 +158,16 @@ def _read(path: Path) -> bytes | None:
         return None
     except OSError as error:
         _refuse("read", path, error)
+
+
+def _write_over(path: Path, content: bytes) -> None:
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        _write(draft, content)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    _flush_directory(path.parent)
 
 
 def _publish(path: Path, content: bytes) -> None:

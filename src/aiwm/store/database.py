@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ from aiwm.store.tables import metadata
 BUSY_SECONDS = 5
 """How long a statement waits for SQLite's lock or for a pooled connection before the caller is told to try again."""
 
+_OTHERS = 0o077
 _MIGRATION_LOCK = 4_120_240_419
 """PostgreSQL advisory lock: two programs started at once migrate one after the other."""
 
@@ -161,11 +162,20 @@ def _sqlite_engine(url: URL) -> AsyncEngine:
     if url.database:
         try:
             Path(url.database).touch(mode=0o600, exist_ok=True)
+            _require_closed(url.database)
         except OSError as error:
             raise StartError(f"can't write the database {url.database} ({error.strerror}): {_REMEDY}") from error
     engine = create_async_engine(url, pool_size=8, max_overflow=0, pool_timeout=BUSY_SECONDS)
     _configure(engine.sync_engine)
     return engine
+
+
+def _require_closed(path: str) -> None:
+    """Raises StartError when others may read the file, or what SQLite has beside it."""
+    for each in (path, f"{path}-wal", f"{path}-shm"):
+        with suppress(FileNotFoundError):
+            if Path(each).stat().st_mode & _OTHERS:
+                raise StartError(f"other users of this machine can read {each}: run `chmod 600 '{each}'`")
 
 
 class _Writer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -110,6 +110,31 @@ class ModelStore:
             if in_the_way := [InTheWay(*row) for row in using]:
                 return in_the_way, False
             return (), await _change(connection, before, after, deleted_at=deleted_at, entry=entry)
+
+    async def reseal(self, anew: Callable[[str, Sealed], Sealed], *, after: str, limit: int = 100) -> str | None:
+        """Writes the secrets of the next models after that id as `anew` (model id, secret) answers them.
+
+        Deleted models, too: what is theirs is stored as well. Answers the last id, None at the end. It is no change of
+        the model: nobody's own change is refused for it.
+        """
+        async with self._database.writing() as connection:
+            rows = await connection.execute(
+                select(models.c.id, models.c.api_config)
+                .where(models.c.id > after, models.c.api_config.is_not(None))
+                .order_by(models.c.id)
+                .limit(limit)
+                .with_for_update()
+            )
+            last = None
+            for last, text in rows.all():
+                before = _config(text)
+                fresh = {
+                    name: anew(last, value) if isinstance(value, Sealed) else value for name, value in before.items()
+                }
+                if fresh != before:
+                    changed = update(models).where(models.c.id == last).values(api_config=_config_json(fresh))
+                    await connection.execute(changed)
+            return last
 
     async def all(self) -> Sequence[Model]:
         """Every model that is not deleted, of all organizations: to build targets from."""

@@ -263,6 +263,8 @@ async def test_no_answer_holds_the_hash_of_a_password(town: Town, client: httpx2
         ({"fullname": "a\nb"}, 400, "fullname: must not contain control characters"),
         ({"admin": True}, 400, "admin: is not a field of this request"),
         ({"orgId": "0" * 24}, 403, "another organization"),
+        ({"orgId": ""}, 400, "orgId: must be 24 hexadecimal digits"),
+        ({"orgId": "red"}, 400, "orgId: must be 24 hexadecimal digits"),
     ],
 )
 async def test_a_user_that_cannot_be_made(

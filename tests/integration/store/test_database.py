@@ -165,9 +165,19 @@ def test_a_file_that_can_not_be_made_is_told_with_what_to_do(tmp_path: Path, pat
         Database(f"sqlite+aiosqlite:///{tmp_path / path}")
 
 
+@pytest.mark.parametrize("name", ["aiwm.db", "aiwm.db-wal"])
+def test_a_database_that_others_can_read_is_refused_with_the_remedy(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch(mode=0o640)
+    with pytest.raises(
+        StartError, match=f"other users of this machine can read .*: run `chmod 600 '{tmp_path / name}'`"
+    ):
+        Database(f"sqlite+aiosqlite:///{tmp_path / 'aiwm.db'}")
+
+
 async def test_a_file_that_is_no_database_is_told_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "aiwm.db"
     path.write_bytes(b"a letter to a friend, longer than any header of a database is" * 20)
+    path.chmod(0o600)
     before = path.read_bytes()
     database = Database(f"sqlite+aiosqlite:///{path}")
     with capture_logs() as logs, pytest.raises(StartError, match=r"can't be opened .*file is not a database"):

@@ -106,3 +106,64 @@ def test_the_umask_does_not_open_a_key(tmp_path: Path) -> None:
         os.umask(before)
 
     assert _mode(tmp_path / keys.ADMIN_PASSWORD) == 0o600
+
+
+# --- another encryption key --------------------------------------------------------------------------------------
+
+
+def test_a_new_key_stands_in_front_and_the_others_stay(tmp_path: Path) -> None:
+    [first] = keys.encryption_keys(tmp_path)
+
+    assert keys.add_encryption_key(tmp_path) == 2
+
+    second, then = keys.encryption_keys(tmp_path)
+    assert (then, len({first, second})) == (first, 2)
+    assert _mode(tmp_path / keys.ENCRYPTION_KEYS) == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == [keys.ENCRYPTION_KEYS]
+
+
+def test_keys_added_at_once_are_all_there(tmp_path: Path) -> None:
+    keys.encryption_keys(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: keys.add_encryption_key(tmp_path), range(16)))
+
+    assert len(set(keys.encryption_keys(tmp_path))) == 17
+
+
+def test_where_no_key_is_none_is_added(tmp_path: Path) -> None:
+    for directory in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(StartError, match="set AIWM_DATA_DIR"):
+            keys.add_encryption_key(directory)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_program_that_runs_is_told_of_new_keys_once(tmp_path: Path) -> None:
+    file = keys.EncryptionKeyFile(tmp_path)
+    assert file.news() == file.keys
+    assert file.news() is None
+
+    keys.add_encryption_key(tmp_path)
+
+    assert file.news() == keys.encryption_keys(tmp_path)
+    assert file.news() is None
+
+
+def test_a_key_file_that_goes_away_or_opens_is_told_once(tmp_path: Path) -> None:
+    file = keys.EncryptionKeyFile(tmp_path)
+    path = tmp_path / keys.ENCRYPTION_KEYS
+    path.chmod(0o644)
+    with pytest.raises(StartError, match="chmod 600"):
+        file.news()
+    assert file.news() is None
+    path.unlink()
+    with pytest.raises(StartError, match="restore it from a backup"):
+        file.news()
+    assert file.news() is None
+
+
+def test_a_data_directory_that_cannot_be_made_names_its_setting(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(StartError, match=r"can't make the data directory .*: set AIWM_DATA_DIR to another place"):
+        keys.make_directory(tmp_path / "file" / "data")

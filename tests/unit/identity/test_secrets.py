@@ -57,3 +57,45 @@ def test_what_is_no_key_stops_the_start_and_is_not_quoted(keys: list[str]) -> No
 
     assert "AIWM_ENCRYPTION_KEYS" in str(caught.value)
     assert not any(key and key in str(caught.value) for key in keys)
+
+
+# --- a new key while the program runs ----------------------------------------------------------------------------
+
+
+def test_a_new_key_is_used_as_soon_as_it_is_there() -> None:
+    old, new = _key(), _key()
+    found: list[list[str] | None] = []
+    box = SecretBox([old], news=lambda: found.pop() if found else None)
+    before = box.seal("secret of yesterday")
+
+    found.append([new, old])
+
+    assert SecretBox([new]).open(box.seal("secret of today")) == "secret of today"
+    assert box.open(before) == "secret of yesterday"
+
+
+def test_a_secret_of_a_key_that_came_just_now_is_opened() -> None:
+    old, new = _key(), _key()
+    found: list[list[str] | None] = [[new, old]]
+    box = SecretBox([old], news=lambda: found.pop() if found else None)
+
+    assert box.open(SecretBox([new]).seal("secret of today")) == "secret of today"
+
+
+@pytest.mark.parametrize("keys", [["not a key"], []])
+def test_keys_that_are_broken_meanwhile_leave_the_old_ones_in_use(keys: list[str]) -> None:
+    box = SecretBox([_key()], news=lambda: keys)
+
+    assert box.open(box.seal("secret")) == "secret"
+
+
+def test_a_secret_is_sealed_anew_once() -> None:
+    old, new = _key(), _key()
+    before = SecretBox([old]).seal("sk-proj-0123456789-9xQ2")
+    box = SecretBox([new, old])
+
+    after = box.anew(before)
+
+    assert after.masked == before.masked
+    assert SecretBox([new]).open(after) == "sk-proj-0123456789-9xQ2"
+    assert box.anew(after) is after
