@@ -42,7 +42,7 @@ from aiwm.identity.jwks import RemoteKeys
 from aiwm.identity.passwords import Passwords
 from aiwm.identity.revocations import Revocations, Revoked
 from aiwm.identity.secrets import SecretBox
-from aiwm.identity.signatures import KeySource, OwnKey, SharedSecret
+from aiwm.identity.signatures import KeySource, OwnKey, SharedSecret, embedded
 from aiwm.identity.tokens import TokenSigner, TokenVerifier
 from aiwm.metering.book import Book
 from aiwm.metering.journal import Journal, recover, watch
@@ -325,9 +325,8 @@ def _own_key(settings: Settings) -> OwnKey | SharedSecret | None:
     """What the embedded IAM signs with; None when another IAM does."""
     if settings.jwks_url:
         return None
-    if settings.jwt_secret is not None:
-        return SharedSecret(settings.jwt_secret.get_secret_value())
-    return OwnKey(keys.signing_key(settings.data_dir))
+    secret = settings.jwt_secret
+    return embedded(settings.data_dir, None if secret is None else secret.get_secret_value())
 
 
 def _admin_password(settings: Settings) -> str:

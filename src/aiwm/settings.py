@@ -27,6 +27,8 @@ from aiwm.errors import StartError
 from aiwm.wire.addresses import AddressPolicy
 
 PREFIX = "AIWM_"
+DATABASE = "aiwm.db"
+"""The file of SQLite, in the data directory."""
 LONGEST_TOKEN_SECONDS = 86_400
 
 
@@ -191,7 +193,7 @@ class Settings(BaseModel):
 
     @property
     def effective_database_url(self) -> str:
-        return self.database_url or f"sqlite+aiosqlite:///{self.data_dir / 'aiwm.db'}"
+        return self.database_url or f"sqlite+aiosqlite:///{self.data_dir / DATABASE}"
 
     @property
     def effective_model_dir(self) -> Path:

@@ -60,6 +60,38 @@ def simulate(
 
 
 @app.command()
+def run(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="REPOSITORY_OR_FILE",
+            help="A Hugging Face repository (organization/name, @revision behind it or not), or a file or folder here.",
+        ),
+    ],
+    file: Annotated[str | None, typer.Option("--file", help="Which file of the repository, such as a GGUF.")] = None,
+    framework: Annotated[
+        str | None, typer.Option(help="The kind of engine; default llamacpp for GGUF, else vllm.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What the model is called; default the repository's name.")] = None,
+    talk: Annotated[bool, typer.Option("--chat/--no-chat", help="Ask for something to say to it.")] = True,
+) -> None:
+    """Fetch a model, run it here, and talk to it. Starts AIWM if none is running."""
+    from aiwm.cli.run import run as serve_and_talk
+
+    raise typer.Exit(serve_and_talk(what=what, file=file, framework=framework, name=name, talk=talk))
+
+
+@app.command()
+def models(
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until every download has come to its end.")] = False,
+) -> None:
+    """Show the models of the AIWM that runs here, and how far their files have come."""
+    from aiwm.cli.models import show
+
+    show(follow=follow)
+
+
+@app.command()
 def settings(
     markdown: Annotated[bool, typer.Option("--markdown", help="As the table of docs/settings.md.")] = False,
 ) -> None:

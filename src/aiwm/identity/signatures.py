@@ -6,9 +6,12 @@ public key is never taken for an HMAC secret, and `none` is the name of no key.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 from joserfc.jwk import ECKey, KeySetSerialization, OctKey, OKPKey, RSAKey
+
+from aiwm.identity import keys
 
 VerifyingKey = RSAKey | OctKey | ECKey | OKPKey
 
@@ -69,3 +72,8 @@ class SharedSecret:
 
     def published(self) -> KeySetSerialization:
         return {"keys": []}
+
+
+def embedded(directory: Path, shared_secret: str | None) -> OwnKey | SharedSecret:
+    """What the embedded IAM signs with: the operator's secret, else the key of the data directory."""
+    return OwnKey(keys.signing_key(directory)) if shared_secret is None else SharedSecret(shared_secret)

@@ -1,0 +1,181 @@
+"""`aiwm run` and `aiwm models`, as far as they need no engine: the server, the files, and every way it ends."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway import Gateway, free_ports
+from hub import Hub, Repository
+
+WEIGHTS = random.Random(4).randbytes(2_000_000)
+
+
+class Commands:
+    """`aiwm ...` on a data directory and ports of the test's own."""
+
+    def __init__(self, folder: Path, hub: Hub) -> None:
+        self.folder = folder
+        [self.port] = free_ports(1)
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("AIWM_")} | {
+            "AIWM_DATA_DIR": str(folder / "data"),
+            "AIWM_PORT": str(self.port),
+            "AIWM_IAM_PORT": "0",
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(folder / "home"),
+            "COLUMNS": "200",
+        }
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "aiwm", *arguments],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str) -> tuple[int, str]:
+        """The exit code, and all that was said."""
+        return self.end(self.start(*arguments))
+
+    def end(self, command: subprocess.Popen[str]) -> tuple[int, str]:
+        output, errors = command.communicate(timeout=90)
+        assert "Traceback" not in errors
+        return command.returncode, output + errors
+
+    def until_part_has(self, size: int) -> None:
+        deadline = time.monotonic() + 60
+        while size not in [part.stat().st_size for part in self.folder.rglob("*.aiwm-part")]:
+            assert time.monotonic() < deadline, (self.folder / "data" / "run.log").read_text()
+            time.sleep(0.02)
+
+    @property
+    def is_served(self) -> bool:
+        with socket.socket() as connection:
+            return connection.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with Hub(org__tiny=Repository({"README.md": b"x", "tiny.gguf": WEIGHTS})) as hub:
+        yield hub
+
+
+@pytest.fixture
+def commands(tmp_path: Path, hub: Hub) -> Commands:
+    return Commands(tmp_path, hub)
+
+
+def test_what_is_not_there_is_said_and_the_server_that_was_started_ends(commands: Commands, hub: Hub) -> None:
+    code, said = commands.run("run", "org/nowhere")
+    assert code == 1
+    assert f"The files of nowhere did not come: org/nowhere is not found at {hub.url}" in said
+    assert not commands.is_served
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_download_leaves_nothing_running_and_goes_on_the_next_time(
+    commands: Commands, hub: Hub, number: signal.Signals
+) -> None:
+    hub.faults.hold_after = 700_000
+    command = commands.start("run", "org/tiny", "--framework", "llamacpp")
+    commands.until_part_has(700_000)
+    command.send_signal(number)
+
+    code, said = commands.end(command)
+
+    assert code == 130
+    assert "Interrupted. What has come of the files is kept: run it again to go on." in said
+    assert not commands.is_served
+    assert _processes_of(commands.folder) == []
+
+    hub.release()
+    again = commands.start("run", "org/tiny", "--framework", "llamacpp")
+    deadline = time.monotonic() + 60
+    while hub.sent("org/tiny", "tiny.gguf") != [None, "bytes=700000-"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    again.send_signal(signal.SIGINT)
+    commands.end(again)
+    assert not commands.is_served
+
+
+def _processes_of(folder: Path) -> list[str]:
+    """Programs that know the folder from their environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(folder).encode() in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_text())
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def test_a_file_that_is_not_here_is_said_before_anything_is_started(commands: Commands) -> None:
+    assert commands.run("run", "./nowhere.gguf") == (2, "aiwm: there is no file or folder nowhere.gguf\n")
+    assert not (commands.folder / "data").exists()
+
+
+def test_a_port_that_something_else_has_is_said(commands: Commands) -> None:
+    with socket.create_server(("127.0.0.1", commands.port)) as listener:
+        listener.settimeout(0.01)
+        code, said = commands.run("run", "org/tiny")
+    assert code == 2
+    assert f"aiwm: port {commands.port} on 127.0.0.1 is taken: stop the program that has it, or set AIWM_PORT" in said
+
+
+def test_a_running_aiwm_is_used_and_stays(tmp_path: Path, hub: Hub, commands: Commands) -> None:
+    with Gateway(tmp_path / "data", HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "home")) as gateway:
+        commands.environment["AIWM_PORT"] = str(gateway.port)
+        commands.environment["AIWM_ADMIN_PASSWORD"] = "another than at its first start"
+        code, said = commands.run("run", "org/nowhere", "--name", "Mine")
+        assert code == 1
+        assert "The files of Mine did not come" in said
+        assert "Starting AIWM" not in said
+        # The second time it is the same model, tried again.
+        hub.faults.status = 403
+        assert "refused access" in commands.run("run", "org/nowhere", "--name", "Mine")[1]
+        listed = gateway.login().http.get("/models").json()
+        assert [model["name"] for model in listed["data"]] == ["Mine"]
+
+        local = tmp_path / "mine.gguf"
+        local.write_bytes(b"x")
+        code, said = commands.run("run", str(local))
+        assert code == 1
+        assert "no folder of this server is opened for models: the operator sets AIWM_MODEL_PATHS" in said
+
+        hub.faults.status = 0
+        for repository in ("org/tiny", "org/nowhere"):
+            body = {"name": repository, "type": "llm", "deploymentType": "self-hosted", "framework": "llamacpp"}
+            made = gateway.login().http.post("/models", json=body | {"repository": repository})
+            assert made.status_code == 201
+        code, said = commands.run("models", "--follow")
+        assert code == 0
+        rows = {line.split()[0]: line for line in said.splitlines()[1:]}
+        assert "active" in rows["org/tiny"]
+        assert "2 MB" in rows["org/tiny"]
+        assert "download-failed" in rows["org/nowhere"]
+        assert {"org/tiny", "org/nowhere", "Mine"} <= set(rows)
+        assert commands.run("models")[1].startswith("Name")
+
+
+def test_another_data_directory_than_the_servers_is_said(tmp_path: Path, commands: Commands) -> None:
+    with Gateway(tmp_path / "another") as gateway:
+        commands.environment["AIWM_PORT"] = str(gateway.port)
+        code, said = commands.run("models")
+        assert code == 2
+        data = tmp_path / "data"
+        assert said == f"aiwm: no AIWM has ever run in {data}: set AIWM_DATA_DIR as it is started with\n"
+        assert not data.exists()
