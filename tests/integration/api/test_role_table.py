@@ -127,6 +127,8 @@ TABLE: Final[dict[tuple[str, str, str], Entry]] = {
     ("AIWM", "DELETE", "/models/{id}"): Entry(Rule.MODEL, E, "model", told=True),
     ("AIWM", "POST", "/models/{id}/activate"): Entry(Rule.MODEL, E, "inactive model", told=True),
     ("AIWM", "POST", "/models/{id}/deactivate"): Entry(Rule.MODEL, E, "model", told=True),
+    # Let through to be told that a provider's model has no files.
+    ("AIWM", "POST", "/models/{id}/download"): Entry(Rule.MODEL, E, "model", good=400),
     ("AIWM", "POST", "/deployments"): Entry(Rule.DEPLOY, E, "model", {"name": "New"}, 201, told=True),
     ("AIWM", "GET", "/deployments"): Entry(Rule.LIST, V, "deployment"),
     ("AIWM", "GET", "/deployments/{id}"): Entry(Rule.THING, V, "deployment"),
