@@ -21,6 +21,7 @@ from joserfc.jwk import OctKey
 from aiwm.app import Program, running
 from aiwm.domain.users import Role
 from aiwm.settings import Settings
+from aiwm.store.database import Database
 
 SECRET = "a secret of at least thirty-two bytes"
 KEY = "sk-proj-0123456789abcdefghijklmnop"
@@ -79,6 +80,8 @@ class Inside:
     """To the embedded IAM's."""
     folder: Path
     """The data directory."""
+    database: Database
+    """A connection of the test's own to the program's database."""
     environment: dict[str, str] = field(default_factory=dict)
     """The server's variables, for `env:NAME`."""
 
@@ -136,7 +139,11 @@ async def inside(folder: Path, *, environment: dict[str, str] | None = None, **s
             httpx2.AsyncClient(transport=_directly(program.gateway), base_url="http://aiwm") as http,
             httpx2.AsyncClient(transport=_directly(program.identity), base_url="http://iam") as iam,
         ):
-            yield Inside(program, http, iam, folder, environment)
+            database = Database(f"sqlite+aiosqlite:///{folder / 'aiwm.db'}")
+            try:
+                yield Inside(program, http, iam, folder, database, environment)
+            finally:
+                await database.aclose()
 
 
 def _directly(app: Any) -> httpx2.ASGITransport:

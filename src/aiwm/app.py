@@ -29,6 +29,7 @@ from aiwm.control.organizations import Organizations
 from aiwm.control.secrets import Resealed, reseal
 from aiwm.control.sessions import Sessions
 from aiwm.control.targets import Targets
+from aiwm.control.usage import UsageReports
 from aiwm.control.users import Users
 from aiwm.domain import times
 from aiwm.domain.times import Clock
@@ -60,6 +61,7 @@ from aiwm.store.ledger import LedgerStore
 from aiwm.store.models import ModelStore
 from aiwm.store.organizations import OrganizationStore
 from aiwm.store.sessions import SessionStore
+from aiwm.store.usage import UsageStore
 from aiwm.store.users import UserStore
 from aiwm.targets import TargetTable
 from aiwm.web.application import application
@@ -201,11 +203,13 @@ async def running(
                         model_verbs=models,
                         deployment_verbs=deployments,
                         api_key_verbs=api_keys,
+                        usage_reports=UsageReports(store=UsageStore(database), settled=recorder.flush),
                         audit_log=AuditStore(database),
                         tokens=verifier,
                         checks=_checks(database, journal, recorder, draining),
                         metrics=metrics.exposition,
                         public_url=settings.effective_public_url,
+                        clock=clock,
                     ),
                     *([] if iam is None else [iam.auth]),
                 ],

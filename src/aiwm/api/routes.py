@@ -7,6 +7,7 @@
 | /deployments                     | `deployments.py` |
 | /api-keys                        | `api_keys.py`    |
 | /audit                           | `audit.py`       |
+| /usage                           | `usage.py`       |
 | /deployments/{id}/inference/...  | `aiwm.proxy`, which stands in front of this table; here it is only documented |
 """
 
@@ -16,10 +17,12 @@ from collections.abc import Callable, Mapping
 
 from fastapi import APIRouter
 
-from aiwm.api import api_keys, audit, deployments, models, operation
+from aiwm.api import api_keys, audit, deployments, models, operation, usage
 from aiwm.control.api_keys import ApiKeys
 from aiwm.control.deployments import Deployments
 from aiwm.control.models import Models
+from aiwm.control.usage import UsageReports
+from aiwm.domain.times import Clock
 from aiwm.store.audit import AuditStore
 from aiwm.web.principals import Tokens
 from aiwm.web.schemas import problems
@@ -30,17 +33,20 @@ def api_routes(
     model_verbs: Models,
     deployment_verbs: Deployments,
     api_key_verbs: ApiKeys,
+    usage_reports: UsageReports,
     audit_log: AuditStore,
     tokens: Tokens,
     checks: Mapping[str, operation.Check],
     metrics: Callable[[], bytes],
     public_url: str,
+    clock: Clock,
 ) -> APIRouter:
     router = APIRouter()
     router.include_router(operation.router(checks, metrics))
     router.include_router(models.router(model_verbs, tokens))
     router.include_router(deployments.router(deployment_verbs, tokens, public_url=public_url))
     router.include_router(api_keys.router(api_key_verbs, tokens))
+    router.include_router(usage.router(usage_reports, tokens, clock))
     router.include_router(audit.router(audit_log, tokens))
     router.include_router(_inference())
     return router

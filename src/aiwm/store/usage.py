@@ -1,4 +1,4 @@
-"""What is read of the ledger: reports from its sums, rows one by one. Every question carries the organization."""
+"""What is read of the ledger: reports from its sums, and its rows. Every question carries who asks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from operator import add
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Select, Table, and_, func, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aiwm.domain.latencies import Histogram, unpacked
@@ -27,6 +27,7 @@ from aiwm.domain.reports import (
 )
 from aiwm.domain.times import iso
 from aiwm.domain.usage import Usage, UsageRow
+from aiwm.domain.users import Principal
 from aiwm.errors import Invalid
 from aiwm.store.database import Database
 from aiwm.store.ledger import ledger_rows, usage_row
@@ -63,14 +64,17 @@ class UsageStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def report(self, org_id: str, query: ReportQuery) -> Report:
-        """Raises Invalid for more groups than anybody reads, and for hours that are no longer kept."""
+    async def report(self, principal: Principal | None, query: ReportQuery) -> Report:
+        """Of all organizations without a principal: for whoever has the database at hand anyway.
+
+        Raises Invalid for more groups than anybody reads, and for hours that are no longer kept.
+        """
         async with self._database.reading() as connection:
             span = await _kept(connection, query)
             whole = [(Period.HOUR, span)] if query.period is Period.HOUR else span.parts()
             groups: defaultdict[_Key, _Adding] = defaultdict(_Adding)
             for period, part in whole:
-                found = await connection.stream(_sums(org_id, query, period, part))
+                found = await connection.stream(_sums(principal, query, period, part))
                 async for rows in found.partitions(_AT_ONCE):
                     _add_up(groups, rows, query)
                     require_bearable(len(groups))
@@ -81,23 +85,21 @@ class UsageStore:
             totals=_together(groups.values()).sums(),
         )
 
-    async def rows(self, org_id: str, query: RowQuery) -> Sequence[UsageRow]:
+    async def rows(self, principal: Principal, query: RowQuery) -> Sequence[UsageRow]:
         async with self._database.reading() as connection:
-            return [usage_row(each) for each in await connection.execute(_found(org_id, query))]
+            return [usage_row(each) for each in await connection.execute(_found(principal, query))]
 
-    async def every(self, org_id: str, query: RowQuery) -> AsyncIterator[UsageRow]:
+    async def every(self, principal: Principal, query: RowQuery) -> AsyncIterator[UsageRow]:
         """All that match, without a limit, a few at a time: neither memory nor the database is held meanwhile."""
         query = replace(query, limit=_AT_ONCE)
-        while rows := await self.rows(org_id, query):
+        while rows := await self.rows(principal, query):
             for row in rows:
                 yield row
             query = replace(query, after=Place.of(rows[-1]))
 
-    async def row(self, org_id: str, request_id: str) -> UsageRow | None:
+    async def row(self, principal: Principal, request_id: str) -> UsageRow | None:
         async with self._database.reading() as connection:
-            found = await connection.execute(
-                ledger_rows(org_id).where(ledger.c.request_id == bytes.fromhex(request_id))
-            )
+            found = await connection.execute(_rows(principal).where(ledger.c.request_id == bytes.fromhex(request_id)))
             row = found.one_or_none()
             return None if row is None else usage_row(row)
 
@@ -150,19 +152,27 @@ def _group(query: ReportQuery, key: _Key, sums: Sums) -> Group:
     return Group(of={each: value or None for each, value in zip(query.by, key, strict=False)}, start=key[-1], sums=sums)
 
 
-def _sums(org_id: str, query: ReportQuery, period: Period, span: Span) -> Select[Any]:
+def _sums(principal: Principal | None, query: ReportQuery, period: Period, span: Span) -> Select[Any]:
     numbers = (usage_sums.c[name] for name in (*NUMBERS, "total", "first_byte"))
     return (
         select(*(_OF[each] for each in query.by), usage_sums.c.start, *numbers)
         .join(usage_series, usage_series.c.id == usage_sums.c.series_id)
         .where(
-            usage_series.c.org_id == org_id,
+            *_own(principal, usage_series),
             *(_OF[each] == value for each, value in query.equals.items()),
             usage_sums.c.hours == (24 if period is Period.DAY else 1),
             usage_sums.c.start >= span.since,
             usage_sums.c.start < span.until,
         )
     )
+
+
+def _own(principal: Principal | None, table: Table) -> Iterable[ColumnElement[bool]]:
+    """What the caller may know of: the organization's, and of it only what an API key is for."""
+    if principal is not None:
+        yield table.c.org_id == principal.org_id
+        if principal.deployments is not None:
+            yield table.c.deployment_id.in_(principal.deployments)
 
 
 async def _kept(connection: AsyncConnection, query: ReportQuery) -> Span:
@@ -196,9 +206,13 @@ async def _hours_kept_since(connection: AsyncConnection) -> int | None:
 # -- rows
 
 
-def _found(org_id: str, query: RowQuery) -> Select[Any]:
+def _rows(principal: Principal) -> Select[Any]:
+    return ledger_rows(principal.org_id).where(*_own(principal, ledger_labels))
+
+
+def _found(principal: Principal, query: RowQuery) -> Select[Any]:
     started_at = ledger.c.started_at
-    statement = ledger_rows(org_id).order_by(started_at.desc(), ledger.c.request_id.desc()).limit(query.limit)
+    statement = _rows(principal).order_by(started_at.desc(), ledger.c.request_id.desc()).limit(query.limit)
     if query.since is not None:
         statement = statement.where(started_at >= query.since)
     if query.until is not None:

@@ -21,7 +21,9 @@ from fastapi import FastAPI
 
 from aiwm.domain.ids import new_id
 from aiwm.domain.users import Role, User
+from aiwm.store.ledger import LedgerStore
 from inside import Caller, Inside, api_based, inside
+from store_rows import usage_row
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
 
@@ -141,6 +143,10 @@ TABLE: Final[dict[tuple[str, str, str], Entry]] = {
     ("AIWM", "GET", "/api-keys"): Entry(Rule.LIST, O, "key"),
     ("AIWM", "GET", "/api-keys/{id}"): Entry(Rule.THING, O, "key"),
     ("AIWM", "DELETE", "/api-keys/{id}"): Entry(Rule.THING, O, "key", told=True),
+    ("AIWM", "GET", "/usage"): Entry(Rule.MINE, V),
+    ("AIWM", "GET", "/usage/requests"): Entry(Rule.LIST, V, "request"),
+    ("AIWM", "GET", "/usage/requests/{id}"): Entry(Rule.THING, V, "request"),
+    ("AIWM", "GET", "/usage/export"): Entry(Rule.MINE, V),
     ("AIWM", "GET", "/audit"): Entry(Rule.LIST, O, "audit"),
     ("IAM", "POST", "/users"): Entry(Rule.NEW_USER, O, body=NEW_USER, good=201, told=True),
     ("IAM", "GET", "/users"): Entry(Rule.LIST, O, "user"),
@@ -190,7 +196,7 @@ def expected(method: str, entry: Entry, who: Who, relation: Relation, scope: Sco
     seen = here
     if entry.thing in {"model", "inactive model"}:
         seen = scope is Scope.PUBLIC or (here and (operator or scope is not Scope.PRIVATE))
-    if who is Who.LIMITED_KEY and entry.thing in SCOPED:
+    if who is Who.LIMITED_KEY and entry.thing in (*SCOPED, "request"):
         seen = False
     if rule is Rule.LIST:
         return entry.good if seen else 0
@@ -248,6 +254,10 @@ class World:
             return await self._made("/users", NEW_USER | {"username": name}, org, iam=True)
         if noun == "key":
             return await self._made("/api-keys", {"name": name}, org)
+        if noun == "request":
+            row = usage_row(new_id(), org_id=org)
+            await LedgerStore(self.aiwm.database).add([row])
+            return {"_id": row.request_id}
         if noun == "audit":
             await self._made("/api-keys", {"name": name}, org)
             return {"_id": "", "name": name}
@@ -369,7 +379,9 @@ async def _tried(
         if relation is Relation.OTHER:
             body["orgId"] = org
     url = path.replace("{id}", thing.get("_id", "")).replace("{path:path}", "v1/chat/completions")
-    if entry.rule is Rule.LIST:
+    if entry.thing == "request":
+        url += "?limit=100" if entry.rule is Rule.LIST else ""
+    elif entry.rule is Rule.LIST:
         url += f"?limit=100&search={thing.get('name', thing.get('username'))}"
     headers = world.headers(who, acting=org if relation is Relation.ACTING else "")
     before = changes.told()

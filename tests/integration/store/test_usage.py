@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from aiwm.store.tables import usage_sums
 from aiwm.store.usage import UsageStore
 
 MIDNIGHT = 20_000 * DAY_MS
+RED, BLUE = rows.principal(org="red"), rows.principal(org="blue")
 WEEK = Span(since=MIDNIGHT, until=MIDNIGHT + 7 * DAY_MS)
 
 
@@ -67,7 +69,7 @@ async def test_every_group_is_the_sum_of_its_rows(usage: UsageStore, database: D
     span = Span(since=MIDNIGHT + 5 * HOUR_MS, until=MIDNIGHT + 100 * HOUR_MS)
     query = ReportQuery(span=span, by=(Dimension.USER, Dimension.MODEL, Dimension.API_KEY), period=period)
 
-    report = await usage.report("red", query)
+    report = await usage.report(RED, query)
 
     summed = report.span
     expected: defaultdict[tuple[Any, ...], list[UsageRow]] = defaultdict(list)
@@ -97,14 +99,28 @@ async def test_a_report_is_about_one_organization_and_what_it_is_asked_for(
     await _add(
         database, _at(1), _at(2, user_id="bo"), _at(3, org_id="blue"), _at(4, provider="x"), _at(24 * 7), _at(-0.1)
     )
-    one = await usage.report(
-        "red", ReportQuery(span=WEEK, equals={Dimension.USER: "mai", Dimension.PROVIDER: "openai"})
-    )
+    one = await usage.report(RED, ReportQuery(span=WEEK, equals={Dimension.USER: "mai", Dimension.PROVIDER: "openai"}))
     assert one.totals.requests == 1
     assert [group.of for group in one.groups] == [{}]
-    assert (await usage.report("blue", ReportQuery(span=WEEK))).totals.requests == 1
-    nothing = await usage.report("green", ReportQuery(span=WEEK, by=(Dimension.USER,)))
+    assert (await usage.report(BLUE, ReportQuery(span=WEEK))).totals.requests == 1
+    nothing = await usage.report(rows.principal(org="green"), ReportQuery(span=WEEK, by=(Dimension.USER,)))
     assert (nothing.groups, nothing.totals.requests) == ([], 0)
+
+
+async def test_an_api_key_for_some_deployments_is_told_of_these_only(usage: UsageStore, database: Database) -> None:
+    other = _at(2, deployment_id="a" * 24)
+    await _add(database, _at(1), other, _at(3, deployment_id="a" * 24, org_id="blue"))
+    limited = replace(RED, deployments=frozenset({"a" * 24}))
+    assert (await usage.report(limited, ReportQuery(span=WEEK))).totals.requests == 1
+    assert await usage.rows(limited, RowQuery()) == [other]
+    none = replace(RED, deployments=frozenset())
+    assert (await usage.report(none, ReportQuery(span=WEEK))).totals.requests == 0
+    assert await usage.row(none, other.request_id) is None
+
+
+async def test_whoever_has_the_database_at_hand_is_told_of_all(usage: UsageStore, database: Database) -> None:
+    await _add(database, _at(1), _at(2, org_id="blue"))
+    assert (await usage.report(None, ReportQuery(span=WEEK))).totals.requests == 2
 
 
 async def test_where_hours_are_no_longer_kept_whole_days_are_summed(usage: UsageStore, database: Database) -> None:
@@ -117,15 +133,15 @@ async def test_where_hours_are_no_longer_kept_whole_days_are_summed(usage: Usage
         span = Span(since=MIDNIGHT + round(since * HOUR_MS), until=MIDNIGHT + round(until * HOUR_MS))
         return ReportQuery(span=span, period=period)
 
-    early = await usage.report("red", asked(2, 26))
+    early = await usage.report(RED, asked(2, 26))
     assert early.span == Span(since=MIDNIGHT, until=MIDNIGHT + 2 * DAY_MS)
     assert early.totals.requests == 3
-    late = await usage.report("red", asked(2, 50))
+    late = await usage.report(RED, asked(2, 50))
     assert late.span == Span(since=MIDNIGHT, until=MIDNIGHT + 50 * HOUR_MS)
     assert late.totals.requests == 4
-    assert len((await usage.report("red", asked(48, 72, Period.HOUR))).groups) == 2
+    assert len((await usage.report(RED, asked(48, 72, Period.HOUR))).groups) == 2
     with pytest.raises(Invalid, match=r"hours are kept from 2024-10-06T00:00:00\.000Z on"):
-        await usage.report("red", asked(47, 72, Period.HOUR))
+        await usage.report(RED, asked(47, 72, Period.HOUR))
 
 
 async def test_pages_of_rows_neither_shift_nor_leave_one_out(usage: UsageStore, database: Database) -> None:
@@ -133,7 +149,7 @@ async def test_pages_of_rows_neither_shift_nor_leave_one_out(usage: UsageStore, 
     await _add(database, *given, _at(1, org_id="blue"))
     seen: list[UsageRow] = []
     place = None
-    while found := await usage.rows("red", RowQuery(limit=6, after=place)):
+    while found := await usage.rows(RED, RowQuery(limit=6, after=place)):
         seen += found
         place = Place.of(found[-1])
         await _add(database, _at(100 + len(seen)))  # Comes while somebody reads.
@@ -148,7 +164,7 @@ async def test_all_rows_are_read_a_few_at_a_time(
     given = [_at(hour) for hour in range(7)]
     await _add(database, *given)
     query = RowQuery(since=MIDNIGHT + HOUR_MS, until=MIDNIGHT + 6 * HOUR_MS)
-    assert [row async for row in usage.every("red", query)] == list(reversed(given[1:6]))
+    assert [row async for row in usage.every(RED, query)] == list(reversed(given[1:6]))
 
 
 @pytest.mark.parametrize(
@@ -181,7 +197,7 @@ async def test_rows_are_found_by_what_they_say(
         correlation_id="order-7",
     )
     await _add(database, special, _at(2), _at(1, org_id="blue"))
-    assert await usage.rows("red", RowQuery(equals={name: value})) == [special]
+    assert await usage.rows(RED, RowQuery(equals={name: value})) == [special]
 
 
 async def test_a_row_is_found_by_the_model_asked_for_only_if_no_other_answered(
@@ -189,7 +205,7 @@ async def test_a_row_is_found_by_the_model_asked_for_only_if_no_other_answered(
 ) -> None:
     silent = _at(1, model_asked="gpt-4", model_answered=None)
     await _add(database, silent, _at(2, model_asked="gpt-4", model_answered="gpt-4-0613"))
-    assert await usage.rows("red", RowQuery(equals={"model": "gpt-4"})) == [silent]
+    assert await usage.rows(RED, RowQuery(equals={"model": "gpt-4"})) == [silent]
 
 
 async def test_a_request_without_a_correlation_id_of_its_own_is_found_by_its_id(
@@ -198,12 +214,12 @@ async def test_a_request_without_a_correlation_id_of_its_own_is_found_by_its_id(
     request_id = "ab" * 12
     row = _at(1, request_id=request_id, correlation_id=request_id)
     await _add(database, row, _at(2, correlation_id=request_id[:-2]))
-    assert await usage.rows("red", RowQuery(equals={"correlationId": request_id})) == [row]
+    assert await usage.rows(RED, RowQuery(equals={"correlationId": request_id})) == [row]
 
 
 async def test_a_row_is_read_by_its_own_organization_only(usage: UsageStore, database: Database) -> None:
     row = _at(1)
     await _add(database, row)
-    assert await usage.row("red", row.request_id) == row
-    assert await usage.row("blue", row.request_id) is None
-    assert await usage.row("red", "f" * 24) is None
+    assert await usage.row(RED, row.request_id) == row
+    assert await usage.row(BLUE, row.request_id) is None
+    assert await usage.row(RED, "f" * 24) is None
