@@ -26,6 +26,7 @@ from aiwm.control.deployments import Deployments
 from aiwm.control.downloads import Downloads
 from aiwm.control.models import Models
 from aiwm.control.organizations import Organizations
+from aiwm.control.repricing import Difference, reprice
 from aiwm.control.secrets import Resealed, reseal
 from aiwm.control.sessions import Sessions
 from aiwm.control.targets import Targets
@@ -60,6 +61,7 @@ from aiwm.store.deployments import DeploymentStore
 from aiwm.store.ledger import LedgerStore
 from aiwm.store.models import ModelStore
 from aiwm.store.organizations import OrganizationStore
+from aiwm.store.repricing import Repricing
 from aiwm.store.sessions import SessionStore
 from aiwm.store.usage import UsageStore
 from aiwm.store.users import UserStore
@@ -241,6 +243,21 @@ async def resealed(settings: Settings) -> Resealed:
             return await reseal(ModelStore(database), _box(settings))
         except Unavailable as error:
             raise StartError(f"secrets can't be sealed anew: {error}; all are good as they are, try again") from error
+
+
+async def repriced(
+    settings: Settings, *, since: int | None, until: int | None, model: str | None, dry_run: bool
+) -> Mapping[str, Difference]:
+    """Prices the ledger's rows anew, beside programs that run; what that changes, by model. Raises StartError."""
+    async with _closing(Database(settings.effective_database_url)) as database:
+        try:
+            await database.ping()
+            priced = Prices(ModelStore(database).prices_of).priced
+            return await reprice(Repricing(database), priced, since=since, until=until, model=model, dry_run=dry_run)
+        except Unavailable as error:
+            raise StartError(
+                f"the ledger can't be priced anew: {error}; what was changed is right, try again"
+            ) from error
 
 
 class _Iam:

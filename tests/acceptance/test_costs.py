@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import threading
 from typing import Any
 
 import pytest
@@ -97,3 +101,55 @@ def test_a_request_that_the_provider_refuses_costs_nothing(shared_gateway: Gatew
     )
     assert answer.status_code == 429
     assert cost(admin, deployment_id) == (0, 0)
+
+
+# --- aiwm reprice --------------------------------------------------------------------------------------------
+
+
+def repriced(gateway: Gateway, *arguments: str, code: int = 0) -> str:
+    """What the command says, run beside the program that serves."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AIWM_")}
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "aiwm", "reprice", *arguments],
+        env=environment | {"AIWM_DATA_DIR": str(gateway.folder), "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == code, ended
+    return ended.stdout + ended.stderr
+
+
+def test_costs_that_were_unknown_are_known_after_repricing_while_requests_go_on(gateway: Gateway) -> None:
+    admin = gateway.login()
+    model_id, deployment_id = deployed(gateway, admin, "openai", modelIdentifier="of-our-own")
+    for _ in range(3):
+        called(gateway, admin, deployment_id, "openai")
+    assert cost(admin, deployment_id) == (None, 3)
+    admin.http.put(f"/models/{model_id}", json={"prices": [{"input": 0, "output": 0, "perRequest": 0.25}]})
+
+    assert "3 of 3 rows would change." in repriced(gateway, "--model", model_id, "--dry-run")
+    assert cost(admin, deployment_id) == (None, 3)
+
+    serving = [threading.Thread(target=called, args=(gateway, admin, deployment_id, "openai")) for _ in range(5)]
+    for thread in serving:
+        thread.start()
+    told = repriced(gateway, "--model", "of-our-own")
+    for thread in serving:
+        thread.join()
+    assert "3 of " in told
+    assert cost(admin, deployment_id) == (2, 0)
+
+    again = repriced(gateway, "--model", model_id)
+    assert "0 of 8 rows changed." in again
+    assert cost(admin, deployment_id) == (2, 0)
+
+
+def test_a_time_that_can_not_be_read_is_told(gateway: Gateway) -> None:
+    assert repriced(gateway, "--since", "last tuesday", code=2).startswith("aiwm: --since: give a day")
+
+
+def test_times_narrow_down_what_is_priced_anew(gateway: Gateway) -> None:
+    assert "0 of 0 rows changed." in repriced(gateway, "--until", "2020-01-01")
+    assert "0 of 0 rows changed." in repriced(gateway, "--since", "2190-01-01T00:00:00Z")

@@ -96,6 +96,7 @@ SEEN_THROUGH = {
     "control/models.py": "integration/api/test_models.py",
     "control/deployments.py": "integration/api/test_deployments.py",
     "control/secrets.py": "acceptance/test_keys.py",
+    "control/repricing.py": "integration/store/test_repricing.py",
     "control/targets.py": "integration/api/test_models.py",
     "api/endpoints.py": "integration/api/test_deployments.py",
     "api/routes.py": "integration/api/test_operation.py",
@@ -204,7 +205,15 @@ def test_every_setting_is_used() -> None:
 
 
 def test_only_settings_reads_the_environment() -> None:
-    readers = {"cli/keys.py", "cli/models.py", "cli/run.py", "cli/serve.py", "cli/simulate.py", "settings.py"}
+    readers = {
+        "cli/keys.py",
+        "cli/models.py",
+        "cli/reprice.py",
+        "cli/run.py",
+        "cli/serve.py",
+        "cli/simulate.py",
+        "settings.py",
+    }
     readers |= {"engines/llama_server.py"}  # Another program.
     found = {str(path.relative_to(SRC)) for path in MODULES if re.search(r"os\.(environ|getenv)", path.read_text())}
     assert found <= readers

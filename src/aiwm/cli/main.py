@@ -92,6 +92,19 @@ def models(
 
 
 @app.command()
+def reprice(
+    since: Annotated[str | None, typer.Option(help="First day or time of requests; default: all there are.")] = None,
+    until: Annotated[str | None, typer.Option(help="Day or time before which requests began.")] = None,
+    model: Annotated[str | None, typer.Option(help="Id of a model, or its name at the provider.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
+) -> None:
+    """Compute the costs of past requests anew, by the prices known today. AIWM may be serving meanwhile."""
+    from aiwm.cli.reprice import run
+
+    run(since=since, until=until, model=model, dry_run=dry_run)
+
+
+@app.command()
 def settings(
     markdown: Annotated[bool, typer.Option("--markdown", help="As the table of docs/settings.md.")] = False,
 ) -> None:

@@ -72,14 +72,14 @@ class LedgerStore:
             return [usage_row(each) for each in found]
 
     def _add_new(self, by_id: Mapping[str, UsageRow], connection: Connection) -> _Numbers:
-        _take_turns(connection)
+        take_turns(connection)
         known = {bytes(id_).hex() for (id_,) in self._known.run(connection, [bytes.fromhex(id_) for id_ in by_id])}
         new = [row for id_, row in by_id.items() if id_ not in known]
         return self._add(new, connection) if new else ({}, {})
 
     def _add(self, rows: Sequence[UsageRow], connection: Connection) -> _Numbers:
         """Raises IntegrityError if one of them is there already."""
-        _take_turns(connection)
+        take_turns(connection)
         groups: defaultdict[Words, list[UsageRow]] = defaultdict(list)
         for row in rows:
             groups[_labels(row)].append(row)
@@ -89,7 +89,8 @@ class LedgerStore:
         return labels, self._sums.add(connection, groups.values())
 
 
-def _take_turns(connection: Connection) -> None:
+def take_turns(connection: Connection) -> None:
+    """Whoever changes rows and sums has them for itself until its transaction ends."""
     if connection.dialect.name == "postgresql":
         connection.execute(text(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK})"))
 
