@@ -24,7 +24,9 @@ from aiwm.api.routes import api_routes
 from aiwm.control.api_keys import ApiKeys
 from aiwm.control.deployments import Deployments
 from aiwm.control.downloads import Downloads
+from aiwm.control.engines import Engines
 from aiwm.control.models import Models
+from aiwm.control.nodes import Nodes
 from aiwm.control.organizations import Organizations
 from aiwm.control.repricing import Difference, reprice
 from aiwm.control.secrets import Resealed, reseal
@@ -35,6 +37,8 @@ from aiwm.control.users import Users
 from aiwm.domain import times
 from aiwm.domain.times import Clock
 from aiwm.domain.usage import UsageRow
+from aiwm.engines.process import PASSED_ON, ProcessDriver
+from aiwm.engines.registry import kinds
 from aiwm.errors import StartError, Unavailable
 from aiwm.files.folders import Folders
 from aiwm.files.hub import Hub
@@ -60,6 +64,7 @@ from aiwm.store.database import Database
 from aiwm.store.deployments import DeploymentStore
 from aiwm.store.ledger import LedgerStore
 from aiwm.store.models import ModelStore
+from aiwm.store.nodes import NodeStore, ResourceStore
 from aiwm.store.organizations import OrganizationStore
 from aiwm.store.repricing import Repricing
 from aiwm.store.sessions import SessionStore
@@ -90,6 +95,7 @@ class Program:
     identity: ASGIApp | None
     models: Models
     deployments: Deployments
+    nodes: Nodes
     users: UserStore
     signer: TokenSigner | None
     admin_password: str | None
@@ -102,10 +108,12 @@ async def running(
     *,
     variable: Callable[[str], str | None],
     draining: Callable[[], bool],
+    interrupted: Callable[[], bool] = lambda: True,
     upstreams: tuple[str, ...] = (),
     clock: Clock = times.now,
 ) -> AsyncIterator[Program]:
     """`variable` reads the server's environment for `env:NAME`; `upstreams` are allowed besides the settings' own.
+    `interrupted` says at the end whether a person stopped it, who expects that nothing is left running.
 
     Raises StartError, with one line that says what to do.
     """
@@ -115,7 +123,12 @@ async def running(
     # As long as any token can live: it may have been issued when the setting was longer.
     revocations = Revocations(keep_seconds=LONGEST_TOKEN_SECONDS, clock=clock)
 
-    async with _closing(Database(settings.effective_database_url)) as database, httpx2.AsyncClient() as http:
+    async with (
+        _closing(Database(settings.effective_database_url)) as database,
+        httpx2.AsyncClient() as http,
+        # Engines are on this machine: no proxy of the environment stands between.
+        httpx2.AsyncClient(trust_env=False) as health,
+    ):
         await database.migrate()
         users = UserStore(database)
         sessions = SessionStore(database)
@@ -148,6 +161,31 @@ async def running(
             unseal=box.open,
             variable=variable,
             timeouts=Timeouts(settings.connect_timeout, settings.first_byte_timeout, settings.idle_timeout),
+            hold_seconds=settings.hold_seconds,
+            most_waiting=settings.hold_requests,
+            wake=lambda deployment_id: engines.wake(deployment_id),
+        )
+        driver = ProcessDriver(settings.data_dir / "engines", _passed_on(variable))
+        nodes = Nodes(
+            store=NodeStore(database),
+            resources=ResourceStore(database),
+            deployments=deployment_store,
+            kinds=kinds(settings.engines_file),
+            folder=settings.data_dir,
+            path=driver.path,
+            clock=clock,
+        )
+        await nodes.enroll()
+        engines = Engines(
+            deployments=deployment_store,
+            models=model_store,
+            targets=targets,
+            nodes=nodes,
+            driver=driver,
+            http=health,
+            folder=settings.data_dir / "engines",
+            drain_seconds=settings.drain_seconds,
+            clock=clock,
         )
         await targets.load()
         ledger = LedgerStore(database)
@@ -175,7 +213,13 @@ async def running(
         )
         models = Models(store=model_store, targets=targets, downloads=downloads, seal=box.seal, clock=clock)
         deployments = Deployments(
-            store=deployment_store, models=model_store, targets=targets, settled=recorder.flush, clock=clock
+            store=deployment_store,
+            models=model_store,
+            targets=targets,
+            nodes=nodes,
+            hosting=engines,
+            settled=recorder.flush,
+            clock=clock,
         )
 
         api_keys = ApiKeys(store=api_key_store, revocations=revocations, uses=verifier.take_uses, clock=clock)
@@ -188,6 +232,8 @@ async def running(
         async with (
             _closing(remote),
             nullcontext() if iam is None else _closing(iam),
+            engines.running(stop_at_end=lambda: interrupted() or not settings.keep_engines),
+            _background(nodes.watch()),
             _closing(Upstream(policy=policy)) as upstream,
             _journaling(journal),
             _background(watch(journals, add)),
@@ -204,12 +250,14 @@ async def running(
                     api_routes(
                         model_verbs=models,
                         deployment_verbs=deployments,
+                        node_verbs=nodes,
                         api_key_verbs=api_keys,
                         usage_reports=UsageReports(store=UsageStore(database), settled=recorder.flush),
                         audit_log=AuditStore(database),
                         tokens=verifier,
                         checks=_checks(database, journal, recorder, draining),
                         metrics=metrics.exposition,
+                        draining=draining,
                         public_url=settings.effective_public_url,
                         clock=clock,
                     ),
@@ -229,6 +277,7 @@ async def running(
                 identity=None if iam is None else Front(JsonBodies(iam.app, max_bytes=control_bytes), log=log),
                 models=models,
                 deployments=deployments,
+                nodes=nodes,
                 users=users,
                 signer=None if iam is None else iam.signer,
                 admin_password=None if settings.admin_password else admin_password,
@@ -340,6 +389,11 @@ def _box(settings: Settings) -> SecretBox:
         return SecretBox(settings.encryption_keys.get_secret_value().replace(",", " ").split())
     file = keys.EncryptionKeyFile(settings.data_dir)
     return SecretBox(file.keys, news=file.news)
+
+
+def _passed_on(variable: Callable[[str], str | None]) -> dict[str, str]:
+    """What engines see of the server's environment."""
+    return {name: value for name in PASSED_ON if (value := variable(name)) is not None}
 
 
 def _own_key(settings: Settings) -> OwnKey | SharedSecret | None:

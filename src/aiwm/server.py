@@ -81,6 +81,9 @@ class Server(uvicorn.Server):
             )
         )
 
+    interrupted = False
+    """Whether it was a person at the keyboard who stopped it."""
+
     @property
     def draining(self) -> bool:
         return self.should_exit
@@ -89,13 +92,17 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Like uvicorn's, but the process does not die of the signal afterwards: it exits with 0."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGTERM, self.stop)
+        loop.add_signal_handler(signal.SIGINT, self._interrupt)
         try:
             yield
         finally:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
+
+    def _interrupt(self) -> None:
+        self.interrupted = True
+        self.stop()
 
     def stop(self) -> None:
         self.force_exit = self.should_exit

@@ -103,6 +103,15 @@ class Settings(BaseModel):
     journal_fsync_ms: Annotated[int, Field(ge=0, le=10_000)] = 50
     """Milliseconds of bookings that a power cut may take. 0 makes each one durable before the answer ends."""
 
+    engines_file: Path | None = None
+    """TOML file with kinds of engines of the operator's own, or others in the place of AIWM's."""
+    hold_seconds: Seconds = 120.0
+    """Seconds that a request waits for an engine that starts or wakes up."""
+    hold_requests: Annotated[int, Field(ge=0, le=100_000)] = 1000
+    """How many requests may wait so for one deployment; more are answered 503."""
+    keep_engines: bool = True
+    """Whether engines run on after SIGTERM, for the next start to take them over. Ctrl-C always stops them."""
+
     drain_seconds: Annotated[int, Field(ge=0, le=3600)] = 30
     """Seconds that running answers get to finish after SIGTERM or Ctrl-C."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

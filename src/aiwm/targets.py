@@ -1,18 +1,25 @@
 """Where each deployment's requests go: everything the hot path needs, prepared once, in one immutable table.
 
 `control.targets` makes the targets from rows; the proxy looks one up in a dict. A change makes a new table and swaps
-it whole, so a request sees one state of it from beginning to end.
+it whole, so a request sees one state of it from beginning to end. Only what runs on engines of ours is asked again at
+the last moment: they come and go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
-from aiwm.errors import AiwmError, NotFound, WrongState
+from aiwm.errors import AiwmError, NotFound, Unavailable, WrongState
 from aiwm.providers.base import Provider
-from aiwm.wire.origins import Timeouts
+from aiwm.wire.origins import Origin, Timeouts
 from aiwm.wire.urls import BaseUrl
+
+_BREATH_SECONDS = 0.1
+"""An engine that has just failed is asked again after it, if there is no other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,14 +61,138 @@ class Resting:
     error: AiwmError
 
 
+class Seat:
+    """One engine of a deployment, and how many requests are with it."""
+
+    __slots__ = ("load", "target")
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.load = 0
+
+
+class Hosted:
+    """A deployment that runs on engines of ours: which of them gets a request, and who waits while none is ready.
+
+    The one thing in the table that changes in place, because what it holds changes with every request. `control` says
+    which engines are `ready`; the proxy borrows a seat and gives it back. `wake` is called when somebody waits.
+    """
+
+    def __init__(self, org_id: str, *, hold_seconds: float, most_waiting: int, wake: Callable[[], None]) -> None:
+        self.org_id = org_id
+        self.waiting = 0
+        self.used_at = time.monotonic()
+        """When it had something to do last; now, as long as it has."""
+        self._hold_seconds = hold_seconds
+        self._most_waiting = most_waiting
+        self._wake = wake
+        self._seats: list[Seat] = []
+        self._leaving: list[Seat] = []
+        self._over: AiwmError | None = None
+        self._news: asyncio.Future[None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self.waiting > 0 or any(seat.load for seat in (*self._seats, *self._leaving))
+
+    def ready(self, targets: Iterable[Target]) -> None:
+        """These and no others get requests from now on. One that stays keeps its requests."""
+        if not self._seats:
+            self.used_at = time.monotonic()
+        before = {seat.target.base.origin: seat for seat in self._seats}
+        self._seats = []
+        for target in targets:
+            seat = before.pop(target.base.origin, None) or Seat(target)
+            seat.target = target
+            self._seats.append(seat)
+        self._leaving = [seat for seat in (*self._leaving, *before.values()) if seat.load]
+        self._tell()
+
+    def rests(self, error: AiwmError) -> None:
+        """It takes no requests any more; those that wait are told so."""
+        self._over = error
+        self.ready(())
+
+    async def borrow(self, *, avoid: Seat | None = None) -> Seat:
+        """The seat with the least to do, to be given back; `avoid` has just failed, and is the last choice.
+
+        Raises Unavailable when none becomes ready in time, or too many wait already; and what `rests` was given.
+        """
+        seat = self._least(avoid)
+        if seat is None:
+            seat = await self._awaited(avoid)
+        seat.load += 1
+        return seat
+
+    def now(self) -> Target:
+        """The target with the least to do, without waiting. Raises Unavailable when none is ready."""
+        seat = self._least(None)
+        if seat is None:
+            self._wake()
+            raise self._over or Unavailable("The deployment is starting; try again")
+        return seat.target
+
+    def give_back(self, seat: Seat) -> None:
+        seat.load -= 1
+        self.used_at = time.monotonic()
+        if seat.load == 0 and self._leaving:
+            self._leaving = [each for each in self._leaving if each.load]
+            self._tell()
+
+    async def left(self, address: Origin | None = None) -> None:
+        """Returns when nobody uses this engine, or any, that is not ready any more."""
+        while any(address in {None, seat.target.base.origin} for seat in self._leaving):
+            await self._next_news()
+
+    def _least(self, avoid: Seat | None) -> Seat | None:
+        return min((seat for seat in self._seats if seat is not avoid), key=lambda seat: seat.load, default=None)
+
+    async def _awaited(self, avoid: Seat | None) -> Seat:
+        if self._over is None and self.waiting >= self._most_waiting:
+            raise Unavailable(f"The deployment is starting, and {self.waiting} requests wait for it already; try again")
+        self.waiting += 1
+        try:
+            async with asyncio.timeout(self._hold_seconds):
+                while True:
+                    if self._over is not None:
+                        raise type(self._over)(self._over.message)
+                    if seat := self._least(avoid):
+                        return seat
+                    self._wake()
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(None if avoid is None else _BREATH_SECONDS):
+                            await self._next_news()
+                    avoid = None
+        except TimeoutError:
+            raise Unavailable("The deployment is starting, and was not ready in time; try again") from None
+        finally:
+            self.waiting -= 1
+            self.used_at = time.monotonic()
+
+    async def _next_news(self) -> None:
+        if self._news is None:
+            self._news = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._news)
+
+    def _tell(self) -> None:
+        news, self._news = self._news, None
+        if news is not None:
+            news.set_result(None)
+
+
 class TargetTable:
     """The deployments of all organizations, by id. Only `replace`, `put` and `remove` change it."""
 
     def __init__(self) -> None:
-        self._entries: Mapping[str, Target | Resting] = {}
+        self._entries: Mapping[str, Target | Resting | Hosted] = {}
 
     def running(self, deployment_id: str, org_id: str) -> Target:
-        """The target, for a caller of that organization.
+        """The target, for a caller of that organization, at this moment."""
+        entry = self.reach(deployment_id, org_id)
+        return entry.now() if isinstance(entry, Hosted) else entry
+
+    def reach(self, deployment_id: str, org_id: str) -> Target | Hosted:
+        """The target, for a caller of that organization; for a deployment on our engines, who knows the target.
 
         Raises NotFound when there is none or it is another organization's, WrongState when it does not run.
         """
@@ -72,11 +203,11 @@ class TargetTable:
             raise type(entry.error)(entry.error.message)
         return entry
 
-    def replace(self, entries: Mapping[str, Target | Resting]) -> None:
+    def replace(self, entries: Mapping[str, Target | Resting | Hosted]) -> None:
         """All of them at once."""
         self._entries = dict(entries)
 
-    def put(self, entries: Iterable[tuple[str, Target | Resting]]) -> None:
+    def put(self, entries: Iterable[tuple[str, Target | Resting | Hosted]]) -> None:
         self._entries = {**self._entries, **dict(entries)}
 
     def remove(self, deployment_id: str) -> None:

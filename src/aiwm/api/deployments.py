@@ -1,9 +1,11 @@
 """Deployments over HTTP."""
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
-from pydantic import Field
+from fastapi import APIRouter, Depends, Query
+from pydantic import Field, StrictBool, StrictFloat, StrictInt
+from starlette.responses import PlainTextResponse, StreamingResponse
 
 from aiwm.api.endpoints import endpoint_json
 from aiwm.control.deployments import Deployments, NewDeployment
@@ -21,6 +23,17 @@ _AllowedModels = Annotated[
 ]
 
 
+_Arguments = Annotated[
+    dict[
+        Annotated[str, Field(max_length=100)],
+        StrictBool | StrictInt | StrictFloat | Annotated[str, Field(max_length=200)],
+    ],
+    Field(max_length=50),
+]
+_Replicas = Annotated[StrictInt, Field(ge=1, le=64)]
+_IdleTimeout = Annotated[StrictInt, Field(ge=10, le=30 * 86_400)]
+
+
 class NewDeploymentBody(Body):
     name: Name
     description: Description = ""
@@ -29,6 +42,12 @@ class NewDeploymentBody(Body):
     resource_id: Id | None = None
     allowed_models: _AllowedModels | None = None
     """Models that callers may ask for besides the deployed one. Without it they may ask for any of the provider's."""
+    arguments: _Arguments = Field(default_factory=dict)
+    """What the engine of a self-hosted model is told besides; each kind of engine has a list of what may be set."""
+    replicas: _Replicas = 1
+    """How many engines share the requests of a self-hosted model."""
+    idle_timeout: _IdleTimeout | None = None
+    """Seconds without a request after which the engines are stopped. The next request starts them, and waits."""
     stream_usage: StreamUsage = StreamUsage.INJECT
     """`inject`: a stream is always made to report its usage, and the caller sees that only if it asked for it."""
     on_disconnect: OnDisconnect = OnDisconnect.CANCEL
@@ -36,11 +55,16 @@ class NewDeploymentBody(Body):
 
 
 class DeploymentChange(Body):
-    """Fields that are left out stay as they are; `allowedModels: null` allows every model again."""
+    """Fields that are left out stay as they are; `allowedModels: null` allows every model again.
+
+    Engines that run otherwise than they should now are replaced one after the other, while requests go on."""
 
     name: Name | None = None
     description: Description | None = None
     allowed_models: _AllowedModels | None = None
+    arguments: _Arguments | None = None
+    replicas: _Replicas | None = None
+    idle_timeout: _IdleTimeout | None = None
     stream_usage: StreamUsage | None = None
     on_disconnect: OnDisconnect | None = None
 
@@ -53,6 +77,9 @@ class DeploymentAnswer(Answer):
     node_id: str | None = None
     resource_id: str | None = None
     allowed_models: list[str] | None = None
+    arguments: dict[str, Any] | None = None
+    replicas: int | None = None
+    idle_timeout: int | None = None
     stream_usage: StreamUsage
     on_disconnect: OnDisconnect
     status: DeploymentStatus
@@ -89,25 +116,31 @@ def deployment_json(deployment: Deployment) -> dict[str, Any]:
         "totalTokens": deployment.totals.tokens,
         "totalCost": deployment.totals.known_cost,
     }
-    optional = {
+    optional: dict[str, Any] = {
         "unpricedRequests": deployment.totals.unpriced or None,
         "nodeId": deployment.node_id,
         "resourceId": deployment.resource_id,
         "errorMessage": deployment.error_message,
         "allowedModels": None if deployment.allowed_models is None else list(deployment.allowed_models),
     }
+    if deployment.is_hosted:
+        optional |= {
+            "arguments": dict(deployment.arguments),
+            "replicas": deployment.replicas,
+            "idleTimeout": deployment.idle_timeout,
+        }
     shown |= {name: value for name, value in optional.items() if value is not None}
     return {**shown, "owner": {"orgId": deployment.org_id, "userId": deployment.user_id}, **history(deployment)}
 
 
 def _given(body: DeploymentChange) -> dict[str, Any]:
-    given = changes(body, nullable={"allowed_models"})
+    given = changes(body, nullable={"allowed_models", "idle_timeout"})
     if given.get("allowed_models") is not None:
         given["allowed_models"] = tuple(given["allowed_models"])
     return given
 
 
-def router(deployments: Deployments, tokens: Tokens, *, public_url: str) -> APIRouter:
+def router(deployments: Deployments, tokens: Tokens, *, public_url: str, draining: Callable[[], bool]) -> APIRouter:
     routes = APIRouter(prefix="/deployments", tags=["deployments"])
     listed = {"fields": tuple(FIELDS), "sortable": tuple(SORTABLE)}
     caller = Annotated[Principal, Depends(authenticated(tokens))]
@@ -128,6 +161,9 @@ def router(deployments: Deployments, tokens: Tokens, *, public_url: str) -> APIR
             node_id=body.node_id,
             resource_id=body.resource_id,
             allowed_models=None if allowed is None else tuple(allowed),
+            arguments=body.arguments,
+            replicas=body.replicas,
+            idle_timeout=body.idle_timeout,
             stream_usage=body.stream_usage,
             on_disconnect=body.on_disconnect,
         )
@@ -151,8 +187,8 @@ def router(deployments: Deployments, tokens: Tokens, *, public_url: str) -> APIR
         deployment = await deployments.get(principal, checked_id(id, "Deployment"))
         model = await deployments.model_of(deployment)
         shown = deployment_json(deployment)
-        if model is not None and model.is_api_based:
-            shown["endpoint"] = endpoint_json(public_url, deployment, model)
+        if model is not None and (model.is_api_based or deployment.is_hosted):
+            shown["endpoint"] = endpoint_json(public_url, deployment, *deployments.dialect(model))
         return shown
 
     @routes.put(
@@ -187,5 +223,22 @@ def router(deployments: Deployments, tokens: Tokens, *, public_url: str) -> APIR
     async def stop_deployment(id: str, principal: caller) -> dict[str, Any]:  # noqa: A002
         """Take no more requests; those that run are finished."""
         return deployment_json(await deployments.stop(principal, checked_id(id, "Deployment")))
+
+    @routes.get(
+        "/{id}/logs",
+        response_class=PlainTextResponse,
+        responses={200: {"content": {"text/plain": {}}}, **problems(400, 401, 403, 404)},
+    )
+    async def read_deployment_logs(
+        id: str,  # noqa: A002
+        principal: caller,
+        follow: bool = False,
+        lines: Annotated[int, Query(ge=0, le=10_000)] = 200,
+    ) -> StreamingResponse:
+        """Read the last that the engines of a self-hosted model have written; with `follow`, what they write too."""
+        log = await deployments.log(
+            principal, checked_id(id, "Deployment"), last=lines, until=draining if follow else lambda: True
+        )
+        return StreamingResponse(log, media_type="text/plain; charset=utf-8")
 
     return routes

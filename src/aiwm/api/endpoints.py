@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from aiwm.domain.deployments import Deployment
-from aiwm.domain.models import Model
 from aiwm.providers import registry
 
 
-def endpoint_json(public_url: str, deployment: Deployment, model: Model) -> dict[str, Any]:
-    provider = registry.provider(model.provider or "")
-    path = provider.example_path.replace("{model}", model.model_identifier or "")
+def endpoint_json(public_url: str, deployment: Deployment, dialect: str, model: str) -> dict[str, Any]:
+    """`dialect` is the provider whose API it speaks, `model` what that calls the model."""
+    provider = registry.provider(dialect)
+    path = provider.example_path.replace("{model}", model)
     base = f"{public_url}/deployments/{deployment.id}/inference"
     return {
         "url": f"{base}/{path}",

@@ -5,6 +5,8 @@
 | /healthz, /readyz, /metrics      | `operation.py`   |
 | /models                          | `models.py`      |
 | /deployments                     | `deployments.py` |
+| /nodes                           | `nodes.py`       |
+| /resources                       | `resources.py`   |
 | /api-keys                        | `api_keys.py`    |
 | /audit                           | `audit.py`       |
 | /usage                           | `usage.py`       |
@@ -17,10 +19,11 @@ from collections.abc import Callable, Mapping
 
 from fastapi import APIRouter
 
-from aiwm.api import api_keys, audit, deployments, models, operation, usage
+from aiwm.api import api_keys, audit, deployments, models, nodes, operation, resources, usage
 from aiwm.control.api_keys import ApiKeys
 from aiwm.control.deployments import Deployments
 from aiwm.control.models import Models
+from aiwm.control.nodes import Nodes
 from aiwm.control.usage import UsageReports
 from aiwm.domain.times import Clock
 from aiwm.store.audit import AuditStore
@@ -32,19 +35,23 @@ def api_routes(
     *,
     model_verbs: Models,
     deployment_verbs: Deployments,
+    node_verbs: Nodes,
     api_key_verbs: ApiKeys,
     usage_reports: UsageReports,
     audit_log: AuditStore,
     tokens: Tokens,
     checks: Mapping[str, operation.Check],
     metrics: Callable[[], bytes],
+    draining: Callable[[], bool],
     public_url: str,
     clock: Clock,
 ) -> APIRouter:
     router = APIRouter()
     router.include_router(operation.router(checks, metrics))
     router.include_router(models.router(model_verbs, tokens))
-    router.include_router(deployments.router(deployment_verbs, tokens, public_url=public_url))
+    router.include_router(deployments.router(deployment_verbs, tokens, public_url=public_url, draining=draining))
+    router.include_router(nodes.router(node_verbs, tokens))
+    router.include_router(resources.router(node_verbs, tokens))
     router.include_router(api_keys.router(api_key_verbs, tokens))
     router.include_router(usage.router(usage_reports, tokens, clock))
     router.include_router(audit.router(audit_log, tokens))

@@ -44,6 +44,7 @@ async def _serve_on(listeners: Mapping[str, socket.socket], settings: Settings, 
         settings,
         variable=os.environ.get,
         draining=lambda: server.draining,
+        interrupted=lambda: server.interrupted,
         # Only the demo's own provider, on its one port: other programs on this machine stay out of reach.
         upstreams=(f"127.0.0.1:{ports['simulator']}",) if demo else (),
     ) as program:

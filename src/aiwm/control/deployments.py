@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from aiwm.control.engines import Hosting, model_name
+from aiwm.control.nodes import Nodes
 from aiwm.control.targets import Targets
 from aiwm.domain.audit import entry
-from aiwm.domain.deployments import Deployment, DeploymentStatus, OnDisconnect, StreamUsage, first_status
+from aiwm.domain.deployments import WANTED, Deployment, DeploymentStatus, OnDisconnect, StreamUsage, first_status
 from aiwm.domain.ids import new_id
 from aiwm.domain.models import Model, ModelStatus
 from aiwm.domain.pages import Page, PageQuery
 from aiwm.domain.times import Clock
 from aiwm.domain.users import Principal, Role
-from aiwm.errors import Conflict, Invalid, NotFound
+from aiwm.errors import Conflict, Invalid, NotFound, WrongState
 from aiwm.store.deployments import DeploymentStore
 from aiwm.store.models import ModelStore
 
@@ -27,8 +30,15 @@ class NewDeployment:
     node_id: str | None = None
     resource_id: str | None = None
     allowed_models: tuple[str, ...] | None = None
+    arguments: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    replicas: int = 1
+    idle_timeout: int | None = None
     stream_usage: StreamUsage = StreamUsage.INJECT
     on_disconnect: OnDisconnect = OnDisconnect.CANCEL
+
+
+_OF_ENGINES = frozenset({"arguments", "replicas", "idle_timeout"})
+_ATTEMPTS = 5
 
 
 class Deployments:
@@ -43,10 +53,14 @@ class Deployments:
         store: DeploymentStore,
         models: ModelStore,
         targets: Targets,
+        nodes: Nodes,
+        hosting: Hosting,
         settled: Callable[[], Awaitable[None]],
         clock: Clock,
     ) -> None:
         self._store = store
+        self._nodes = nodes
+        self._hosting = hosting
         self._models = models
         self._targets = targets
         self._settled = settled
@@ -69,6 +83,22 @@ class Deployments:
         """The deployment's model, to say how it is called; the caller may see the deployment already."""
         return await self._models.by_id(deployment.model_id)
 
+    def dialect(self, model: Model) -> tuple[str, str]:
+        """Whose API its deployments speak, and what they call the model. Raises Invalid when no engine runs it."""
+        if model.is_api_based:
+            return model.provider or "", model.model_identifier or ""
+        kind = self._nodes.kind(model)
+        return kind.provider, model_name(kind, model)
+
+    async def log(
+        self, principal: Principal, deployment_id: str, *, last: int, until: Callable[[], bool]
+    ) -> AsyncGenerator[bytes, None]:
+        """What the engines of a deployment have written. For editors: some engines write what they are asked."""
+        deployment = await self._own(principal, deployment_id)
+        if not deployment.is_hosted:
+            raise WrongState(f'Deployment "{deployment.name}" is of a provider\'s model: it has no engine to read from')
+        return self._hosting.log(deployment_id, last=last, until=until)
+
     async def create(self, principal: Principal, new: NewDeployment) -> Deployment:
         principal.require(Role.EDITOR)
         model = await self._models.get(principal, new.model_id)
@@ -84,6 +114,9 @@ class Deployments:
             model_id=new.model_id,
             node_id=new.node_id,
             resource_id=new.resource_id,
+            arguments=new.arguments,
+            replicas=new.replicas,
+            idle_timeout=new.idle_timeout,
             allowed_models=new.allowed_models,
             stream_usage=new.stream_usage,
             on_disconnect=new.on_disconnect,
@@ -93,60 +126,104 @@ class Deployments:
             created_at=now,
             updated_at=now,
         )
-        told = entry(principal, "create", after=deployment, at=now)
-        _require_active(model, await self._store.add(deployment, entry=told))
-        await self._targets.deployment_changed(deployment.id)
+        if model.is_api_based:
+            deployment.require_no_engine()
+            _require_active(model, await self._added(principal, deployment))
+        else:
+            async with self._nodes.placing:
+                deployment = await self._nodes.place(principal, deployment, model)
+                _require_active(model, await self._added(principal, deployment))
+        await self._changed(deployment.id)
         return deployment
 
     async def change(self, principal: Principal, deployment_id: str, given: Mapping[str, Any]) -> Deployment:
-        """`given` holds the fields to change: name, description, allowed_models, stream_usage, on_disconnect."""
-        before = await self._own(principal, deployment_id)
-        after = self._touched(principal, replace(before, **given))
-        return await self._write(principal, "change", before, after)
+        """`given` holds the fields to change, by their names in `NewDeployment`; never model, node and resource.
+
+        Engines that run as they should no longer are replaced by such that do, while requests go on.
+        """
+        if given.keys().isdisjoint(_OF_ENGINES):
+            return await self._written(principal, "change", deployment_id, lambda before: replace(before, **given))
+        async with self._nodes.placing:
+            before = await self._own(principal, deployment_id)
+            wanted = replace(before, **given)
+            if not before.is_hosted:
+                wanted.require_no_engine()
+            elif before.status in WANTED:
+                wanted = await self._nodes.place(principal, wanted, await self._model(before))
+            else:
+                self._nodes.kind(await self._model(before)).check(wanted.arguments)
+            fresh = dict(given) | {"placement": wanted.placement}
+            return await self._written(principal, "change", deployment_id, lambda before: replace(before, **fresh))
 
     async def start(self, principal: Principal, deployment_id: str) -> Deployment:
         before = await self._own(principal, deployment_id)
         before.require_startable()
-        model = await self._models.by_id(before.model_id)
-        if model is None:
-            raise Invalid(f"Model with ID {before.model_id} not found")
+        model = await self._model(before)
         status = DeploymentStatus.RUNNING if model.is_api_based else DeploymentStatus.QUEUED
         after = self._touched(principal, replace(before, status=status, error_message=None))
-        told = entry(principal, "start", before=before, after=after, at=after.updated_at)
-        started = await self._store.start(before, after, entry=told)
+        async with self._nodes.placing if before.is_hosted else nullcontext():
+            if before.is_hosted:
+                after = await self._nodes.place(principal, after, model)
+            told = entry(principal, "start", before=before, after=after, at=after.updated_at)
+            started = await self._store.start(before, after, entry=told)
         if started is False:
             raise self._lost(before)
         if started is not True:
             _require_active(model, started)
-        await self._targets.deployment_changed(deployment_id)
+        await self._changed(deployment_id)
         return after
 
     async def stop(self, principal: Principal, deployment_id: str) -> Deployment:
-        before = await self._own(principal, deployment_id)
-        before.require_stoppable()
-        after = self._touched(principal, replace(before, status=DeploymentStatus.STOPPED))
-        return await self._write(principal, "stop", before, after)
+        """A provider's model is stopped at once; engines finish what they have, and then end."""
+
+        def stopped(before: Deployment) -> Deployment:
+            before.require_stoppable()
+            return replace(before, status=DeploymentStatus.STOPPING if before.is_hosted else DeploymentStatus.STOPPED)
+
+        return await self._written(principal, "stop", deployment_id, stopped)
 
     async def delete(self, principal: Principal, deployment_id: str) -> int:
         """Soft; answers the time of it."""
         before = await self._own(principal, deployment_id)
         before.require_deletable()
         after = self._touched(principal, before)
-        await self._write(principal, "delete", before, after, deleted_at=after.updated_at)
+        told = entry(principal, "delete", before=before, at=after.updated_at)
+        if not await self._store.change(before, after, deleted_at=after.updated_at, entry=told):
+            raise self._lost(before)
+        await self._changed(deployment_id)
         return after.updated_at
 
     async def _own(self, principal: Principal, deployment_id: str) -> Deployment:
         principal.require(Role.EDITOR)
         return await self.get(principal, deployment_id)
 
-    async def _write(
-        self, principal: Principal, verb: str, before: Deployment, after: Deployment, *, deleted_at: int | None = None
+    async def _model(self, deployment: Deployment) -> Model:
+        model = await self._models.by_id(deployment.model_id)
+        if model is None:
+            raise Invalid(f"Model with ID {deployment.model_id} not found")
+        return model
+
+    async def _added(self, principal: Principal, deployment: Deployment) -> ModelStatus | None:
+        told = entry(principal, "create", after=deployment, at=deployment.created_at)
+        return await self._store.add(deployment, entry=told)
+
+    async def _written(
+        self, principal: Principal, verb: str, deployment_id: str, change: Callable[[Deployment], Deployment]
     ) -> Deployment:
-        told = entry(principal, verb, before=before, after=after if deleted_at is None else None, at=after.updated_at)
-        if not await self._store.change(before, after, deleted_at=deleted_at, entry=told):
-            raise self._lost(before)
-        await self._targets.deployment_changed(before.id)
-        return after
+        before = await self._own(principal, deployment_id)
+        for _ in range(_ATTEMPTS if before.is_hosted else 1):
+            after = self._touched(principal, change(before))
+            told = entry(principal, verb, before=before, after=after, at=after.updated_at)
+            if await self._store.change(before, after, entry=told):
+                await self._changed(deployment_id)
+                return after
+            # It was its owner, most likely, that wrote what became of the engines.
+            before = await self._own(principal, deployment_id)
+        raise self._lost(before)
+
+    async def _changed(self, deployment_id: str) -> None:
+        await self._targets.deployment_changed(deployment_id)
+        self._hosting.changed(deployment_id)
 
     def _touched(self, principal: Principal, deployment: Deployment) -> Deployment:
         # Later than the last change even within one millisecond: `updated_at` is what tells two changes apart.

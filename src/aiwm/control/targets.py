@@ -8,16 +8,16 @@ from dataclasses import replace
 
 import structlog
 
-from aiwm.domain.deployments import Deployment, DeploymentStatus, OnDisconnect, StreamUsage
+from aiwm.domain.deployments import WANTED, Deployment, DeploymentStatus, OnDisconnect, StreamUsage
 from aiwm.domain.models import ENV_PREFIX, HEADER_PREFIX, KEY_FIELDS, ApiConfig, Model, Sealed, is_env_reference
-from aiwm.errors import AiwmError
+from aiwm.errors import AiwmError, NotFound
 from aiwm.providers import registry
 from aiwm.providers.base import Provider
 from aiwm.store.deployments import DeploymentStore
 from aiwm.store.models import ModelStore
-from aiwm.targets import Resting, Target, TargetTable, not_running
+from aiwm.targets import Hosted, Resting, Target, TargetTable, not_running
 from aiwm.wire.origins import Timeouts
-from aiwm.wire.urls import base_url
+from aiwm.wire.urls import BaseUrl, base_url
 
 _log = structlog.get_logger(__name__)
 
@@ -34,13 +34,21 @@ class Targets:
         unseal: Callable[[Sealed], str],
         variable: Callable[[str], str | None],
         timeouts: Timeouts,
+        hold_seconds: float,
+        most_waiting: int,
+        wake: Callable[[str], None],
     ) -> None:
+        """`wake` is called with a deployment's id when a request waits for its engines."""
         self._table = table
         self._models = models
         self._deployments = deployments
         self._unseal = unseal
         self._variable = variable
         self._timeouts = timeouts
+        self._hold_seconds = hold_seconds
+        self._most_waiting = most_waiting
+        self._wake = wake
+        self._hosted: dict[str, Hosted] = {}
         # Reading a row and putting it into the table is one step: else an older row could overtake a newer one.
         self._turn = asyncio.Lock()
 
@@ -58,6 +66,7 @@ class Targets:
         async with self._turn:
             deployment = await self._deployments.by_id(deployment_id)
             if deployment is None:
+                self._rest(deployment_id, NotFound(f"Deployment with ID {deployment_id} not found"))
                 self._table.remove(deployment_id)
                 return
             model = await self._models.by_id(deployment.model_id)
@@ -69,9 +78,42 @@ class Targets:
             deployments = await self._deployments.of_model(model_id)
             self._table.put((deployment.id, self._entry(deployment, model)) for deployment in deployments)
 
-    def _entry(self, deployment: Deployment, model: Model | None) -> Target | Resting:
+    def hosted(self, deployment: Deployment) -> Hosted:
+        """Who gives the deployment's engines to requests."""
+        found = self._hosted.get(deployment.id)
+        if found is None:
+            found = self._hosted[deployment.id] = Hosted(
+                deployment.org_id,
+                hold_seconds=self._hold_seconds,
+                most_waiting=self._most_waiting,
+                wake=lambda: self._wake(deployment.id),
+            )
+        return found
+
+    def engine(self, deployment: Deployment, model: Model, *, provider: str, name: str, url: str, key: str) -> Target:
+        """An engine of ours that calls its model `name`."""
+        base = base_url(url)
+        return self._target_at(
+            deployment,
+            model,
+            provider=registry.provider(provider),
+            base=replace(base, origin=replace(base.origin, ours=True)),
+            identifier=name,
+            config={KEY_FIELDS[0]: key},
+        )
+
+    def _rest(self, deployment_id: str, error: AiwmError) -> None:
+        hosted = self._hosted.pop(deployment_id, None)
+        if hosted is not None:
+            hosted.rests(error)
+
+    def _entry(self, deployment: Deployment, model: Model | None) -> Target | Resting | Hosted:
+        if model is not None and not model.is_api_based and deployment.status in WANTED:
+            return self.hosted(deployment)
         if deployment.status is not DeploymentStatus.RUNNING or model is None:
-            return Resting(deployment.org_id, not_running(deployment.status))
+            error = not_running(deployment.status)
+            self._rest(deployment.id, error)
+            return Resting(deployment.org_id, error)
         try:
             return self._target(deployment, model)
         except AiwmError as error:
@@ -80,12 +122,27 @@ class Targets:
             return Resting(deployment.org_id, error)
 
     def _target(self, deployment: Deployment, model: Model) -> Target:
-        provider = registry.provider(model.provider or "")
-        base = base_url(model.api_endpoint or "")
-        config = {name: self._opened(name, value) for name, value in (model.api_config or {}).items()}
+        return self._target_at(
+            deployment,
+            model,
+            provider=registry.provider(model.provider or ""),
+            base=base_url(model.api_endpoint or ""),
+            identifier=model.model_identifier or "",
+            config={name: self._opened(name, value) for name, value in (model.api_config or {}).items()},
+        )
+
+    def _target_at(
+        self,
+        deployment: Deployment,
+        model: Model,
+        *,
+        provider: Provider,
+        base: BaseUrl,
+        identifier: str,
+        config: Mapping[str, str],
+    ) -> Target:
         secret = next((config[field] for field in KEY_FIELDS if field in config), "")
         headers = _headers(provider, config, secret)
-        identifier = model.model_identifier or ""
         allowed = deployment.allowed_models
         return Target(
             deployment_id=deployment.id,

@@ -10,9 +10,10 @@ from aiwm.domain.api_keys import ApiKey
 from aiwm.domain.deployments import Deployment
 from aiwm.domain.ids import new_id
 from aiwm.domain.models import MASK, Model, Sealed
+from aiwm.domain.nodes import Resource
 from aiwm.domain.users import Organization, Principal, User
 
-Thing = Model | Deployment | Organization | User | ApiKey
+Thing = Model | Deployment | Organization | User | ApiKey | Resource
 
 _TYPES: dict[type[Thing], str] = {
     Model: "model",
@@ -20,6 +21,7 @@ _TYPES: dict[type[Thing], str] = {
     Organization: "organization",
     User: "user",
     ApiKey: "apiKey",
+    Resource: "resource",
 }
 _LEFT_OUT = frozenset(
     {

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from aiwm.domain.costs import Picodollars, dollars
 from aiwm.domain.models import Model
+from aiwm.domain.nodes import Placement
 from aiwm.errors import Conflict, Invalid, WrongState
 
 
@@ -45,6 +47,9 @@ USING_ITS_MODEL = (
 )
 """States in which the model of a deployment may not be switched off or deleted."""
 
+WANTED = (DeploymentStatus.QUEUED, DeploymentStatus.DEPLOYING, DeploymentStatus.RUNNING)
+"""States of a deployment that is meant to run, and can be stopped."""
+
 UNDELETABLE = (DeploymentStatus.DEPLOYING, DeploymentStatus.RUNNING, DeploymentStatus.STOPPING)
 """States in which something runs that has to end first."""
 
@@ -81,6 +86,13 @@ class Deployment:
     allowed_models: tuple[str, ...] | None = None
     stream_usage: StreamUsage = StreamUsage.INJECT
     on_disconnect: OnDisconnect = OnDisconnect.CANCEL
+    arguments: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    """What the engine is told besides, by the names of its kind; only of a self-hosted model."""
+    replicas: int = 1
+    idle_timeout: int | None = None
+    """Seconds without a request after which the engines are stopped; the next request starts them."""
+    placement: Placement | None = None
+    """What it was given of its node."""
     status: DeploymentStatus
     error_message: str | None = None
     created_by: str
@@ -89,6 +101,21 @@ class Deployment:
     updated_at: int
     totals: Totals = Totals()
 
+    @property
+    def is_hosted(self) -> bool:
+        """Whether it runs on engines of ours."""
+        return self.placement is not None
+
+    def require_no_engine(self) -> None:
+        """Raises Invalid for what only a self-hosted model's deployment has."""
+        given = {
+            "arguments": self.arguments,
+            "replicas": self.replicas != 1,
+            "idleTimeout": self.idle_timeout is not None,
+        }
+        if wrong := [name for name, is_given in given.items() if is_given]:
+            raise Invalid([f"{name}: is for deployments of self-hosted models" for name in wrong])
+
     def require_startable(self) -> None:
         if self.status is DeploymentStatus.RUNNING:
             raise WrongState(f'Deployment "{self.name}" is already running')
@@ -96,7 +123,7 @@ class Deployment:
             raise WrongState(f'Cannot start deployment "{self.name}". Current status: {self.status}')
 
     def require_stoppable(self) -> None:
-        if self.status is not DeploymentStatus.RUNNING:
+        if self.status not in WANTED:
             raise WrongState(f'Cannot stop deployment "{self.name}". Current status: {self.status}')
 
     def require_deletable(self) -> None:

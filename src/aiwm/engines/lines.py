@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 MAX_BYTES = 4 * 1024 * 1024
@@ -27,32 +27,14 @@ class Lines:
         self._secret = secret
 
     def last(self, number: int) -> Sequence[str]:
-        tail = self._read(max(0, self._size() - min(KEPT_BYTES, number * _LONGEST_LINE)))
-        return self._shown(tail).splitlines()[-number:] if number else []
-
-    async def follow(self, *, last: int, forever: bool = True) -> AsyncGenerator[str, None]:
-        """The last lines, then what comes, until the reader has enough. Pieces end with a line."""
-        begun = self.last(last)
-        position = self._size()
-        yield "".join(f"{line}\n" for line in begun)
-        rest = b""
-        while forever:
-            size = self._size()
-            if size < position:
-                position = 0  # It was shortened, or is another file.
-            data = rest + self._read(position)
-            position += len(data) - len(rest)
-            whole, _, rest = data.rpartition(b"\n")
-            if whole:
-                yield self._shown(whole) + "\n"
-            else:
-                await asyncio.sleep(_LOOK_SECONDS)
+        tail = self.read(max(0, self.size() - min(KEPT_BYTES, number * _LONGEST_LINE)))
+        return shown(tail, [self._secret]).splitlines()[-number:] if number else []
 
     def shorten(self) -> None:
         """Call now and then. What is written at the very moment may be lost."""
-        if self._size() <= MAX_BYTES:
+        if self.size() <= MAX_BYTES:
             return
-        tail = self._read(self._size() - KEPT_BYTES)
+        tail = self.read(self.size() - KEPT_BYTES)
         # The engine has the file open to append to: the same file must become short.
         with self._path.open("r+b") as file:
             file.truncate(0)
@@ -66,13 +48,21 @@ class Lines:
         finally:
             os.close(descriptor)
 
-    def _size(self) -> int:
+    def reader(self, last: int) -> Reader:
+        """From the last lines on."""
+        return Reader(self, sum(len(line) for line in self._tail(last)))
+
+    def _tail(self, number: int) -> Sequence[bytes]:
+        data = self.read(max(0, self.size() - KEPT_BYTES))
+        return data.splitlines(keepends=True)[-number:] if number else []
+
+    def size(self) -> int:
         try:
             return self._path.stat().st_size
         except OSError:
             return 0
 
-    def _read(self, position: int) -> bytes:
+    def read(self, position: int) -> bytes:
         try:
             with self._path.open("rb") as file:
                 file.seek(position)
@@ -80,8 +70,54 @@ class Lines:
         except OSError:
             return b""
 
-    def _shown(self, data: bytes) -> str:
-        text = data.decode("utf-8", "replace").replace("\r", "\n")
-        if self._secret:
-            text = text.replace(self._secret, _HIDDEN)
-        return "".join(character if character.isprintable() or character in "\n\t" else "\ufffd" for character in text)
+
+class Reader:
+    """Reads on where it stopped."""
+
+    def __init__(self, lines: Lines, back: int) -> None:
+        self._lines = lines
+        self._position = max(0, lines.size() - back)
+
+    def more(self) -> bytes:
+        """What has come since, up to the end of the last whole line."""
+        if self._lines.size() < self._position:
+            self._position = 0  # It was shortened, or is another file.
+        data = self._lines.read(self._position)
+        whole = data[: data.rfind(b"\n") + 1]
+        self._position += len(whole)
+        return whole
+
+
+async def followed(
+    files: Callable[[], Mapping[int, Lines]],
+    secrets: Callable[[], Collection[str]],
+    *,
+    last: int,
+    until: Callable[[], bool],
+) -> AsyncGenerator[bytes, None]:
+    """The last lines of all replicas, then what comes, `until` says that it is enough. `secrets` are not shown."""
+    readers: dict[int, Reader] = {}
+    enough = False
+    while True:
+        found = files()
+        for number, lines in found.items():
+            if number not in readers:
+                readers[number] = lines.reader(last)
+            text = shown(readers[number].more(), secrets())
+            if len(found) > 1:
+                text = "".join(f"[{number}] {line}" for line in text.splitlines(keepends=True))
+            if text:
+                yield text.encode()
+        if enough:
+            return
+        enough = until()
+        if not enough:
+            await asyncio.sleep(_LOOK_SECONDS)
+
+
+def shown(data: bytes, secrets: Collection[str]) -> str:
+    """For people: without secrets, and without what would drive a terminal."""
+    text = data.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
+    for secret in filter(None, secrets):
+        text = text.replace(secret, _HIDDEN)
+    return "".join(character if character.isprintable() or character in "\n\t" else "\ufffd" for character in text)

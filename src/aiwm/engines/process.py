@@ -99,6 +99,11 @@ class ProcessDriver:
         """The replicas that have ever written something."""
         return sorted(int(path.stem) for path in (self._folder / deployment_id).glob("*.log"))
 
+    def keys(self, deployment_id: str) -> Sequence[str]:
+        """Those of its engines that run."""
+        records = (self._recorded(path) for path in (self._folder / deployment_id).glob("*-*.json"))
+        return [engine.key for engine in records if engine is not None]
+
     async def start(self, name: EngineName, spec: EngineSpec) -> ProcessEngine:
         try:
             # Here and not in a thread: a start that is cancelled must not go on unseen. It takes a millisecond or two.

@@ -61,8 +61,11 @@ class Replica:
         self.state = State.STARTING
         self.reason: str | None = None
         """Why the last start came to nothing, with what the engine said last."""
-        self.was_ready = engine is not None
         self.engine = engine
+        self.fingerprint = spec.fingerprint if engine is None else engine.fingerprint
+        """Of what runs, which may be older than `spec`."""
+        self.taken_over = engine is not None
+        """It ran before, and is not known yet to be well."""
         self._deployment_id = deployment_id
         self._driver = driver
         self._http = http
@@ -93,9 +96,9 @@ class Replica:
                 if self.engine is None:
                     name = EngineName(self._deployment_id, self.slot, new_id())
                     self.engine = await self._driver.start(name, self.spec)
+                    self.fingerprint = self.spec.fingerprint
                 await self._until_ready(self.engine)
                 ready_at = loop.time()
-                self.was_ready = True
                 self._become(State.READY)
                 await self._until_unwell(self.engine)
             except EngineFailed as error:
@@ -123,6 +126,7 @@ class Replica:
             self._become(State.STARTING)
 
     def _become(self, state: State) -> None:
+        self.taken_over = False
         if state is not self.state:
             self.state = state
             self._changed()

@@ -55,7 +55,9 @@ class Dialer:
 
     async def _dial(self, origin: Origin, deadline: float, protocol: Callable[[], _P]) -> _P:
         resolved = dict.fromkeys(await self._resolve(origin.host, origin.port))
-        addresses = [address for address in resolved if self._policy.permits(origin.host, address, origin.port)]
+        addresses = [
+            address for address in resolved if origin.ours or self._policy.permits(origin.host, address, origin.port)
+        ]
         if not addresses:
             raise UpstreamUnreachable(_NOT_PERMITTED)
         *others, last = addresses

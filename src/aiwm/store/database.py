@@ -47,6 +47,11 @@ class Database:
         self._engine = _sqlite_engine(self._url) if self._sqlite else _postgresql_engine(url)
         self._writer = _Writer(self._url) if self._sqlite else None
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether AIWMs on other machines may be using it too."""
+        return not self._sqlite
+
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that changes nothing. Raises Unavailable when the database does not answer."""

@@ -10,8 +10,9 @@ from sqlalchemy import ColumnElement, Row, and_, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aiwm.domain.audit import AuditEntry
-from aiwm.domain.deployments import Deployment, DeploymentStatus, OnDisconnect, StreamUsage, Totals
+from aiwm.domain.deployments import USING_ITS_MODEL, Deployment, DeploymentStatus, OnDisconnect, StreamUsage, Totals
 from aiwm.domain.models import ModelStatus
+from aiwm.domain.nodes import Need, Placement
 from aiwm.domain.pages import Page, PageQuery
 from aiwm.domain.users import Principal
 from aiwm.store.audit import record
@@ -93,6 +94,18 @@ class DeploymentStore:
         async with self._database.reading() as connection:
             return [_deployment(row) for row in await connection.execute(select(_with_totals))]
 
+    async def placed(self, node_id: str) -> Sequence[Deployment]:
+        """What takes a place on a node, of all organizations: it runs, is about to, or is about to end."""
+        where = (_with_totals.c.node_id == node_id, _with_totals.c.status.in_(USING_ITS_MODEL))
+        async with self._database.reading() as connection:
+            return [_deployment(row) for row in await connection.execute(select(_with_totals).where(*where))]
+
+    async def of_resource(self, resource_id: str) -> Sequence[str]:
+        """The names of those that take a place in a resource."""
+        where = (_with_totals.c.resource_id == resource_id, _with_totals.c.status.in_(USING_ITS_MODEL))
+        async with self._database.reading() as connection:
+            return list(await connection.scalars(select(_with_totals.c.name).where(*where)))
+
     async def of_model(self, model_id: str) -> Sequence[Deployment]:
         async with self._database.reading() as connection:
             rows = await connection.execute(select(_with_totals).where(_with_totals.c.model_id == model_id))
@@ -165,7 +178,11 @@ async def _change(
 def _columns(deployment: Deployment) -> dict[str, Any]:
     columns = {column.name: getattr(deployment, column.name) for column in deployments.c if column.name != "deleted_at"}
     allowed = deployment.allowed_models
-    return columns | {"allowed_models": None if allowed is None else orjson.dumps(allowed).decode()}
+    return columns | {
+        "allowed_models": None if allowed is None else orjson.dumps(allowed).decode(),
+        "arguments": orjson.dumps(deployment.arguments).decode(),
+        "placement": None if deployment.placement is None else orjson.dumps(deployment.placement).decode(),
+    }
 
 
 def _deployment(row: Row[Any]) -> Deployment:
@@ -176,6 +193,13 @@ def _deployment(row: Row[Any]) -> Deployment:
         "stream_usage": StreamUsage(row.stream_usage),
         "on_disconnect": OnDisconnect(row.on_disconnect),
         "allowed_models": None if allowed is None else tuple(orjson.loads(allowed)),
+        "arguments": orjson.loads(row.arguments),
+        "placement": None if row.placement is None else _placement(row.placement),
         "totals": Totals(requests=row.requests, tokens=int(row.tokens), cost=int(row.cost), unpriced=row.unpriced),
     }
     return Deployment(**values)
+
+
+def _placement(text: str) -> Placement:
+    given = orjson.loads(text)
+    return Placement(need=Need(**given["need"]), gpus=tuple(given["gpus"]))

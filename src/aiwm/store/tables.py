@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -159,6 +160,10 @@ deployments = Table(
     Column("allowed_models", Text),
     Column("stream_usage", String(16), nullable=False),
     Column("on_disconnect", String(16), nullable=False),
+    Column("arguments", Text, nullable=False),
+    Column("replicas", Integer, nullable=False),
+    Column("idle_timeout", Integer),
+    Column("placement", Text),
     Column("status", String(16), nullable=False),
     Column("error_message", Text),
     *_history(),
@@ -186,6 +191,35 @@ audit = Table(
 )
 """One row for each change of one thing, written in its transaction and never changed. `before` and `after` are JSON
 objects without secrets."""
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("facts", Text, nullable=False),
+    Column("readings", Text, nullable=False),
+    Column("seen_at", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+"""`facts` and `readings` are JSON objects. Whether a node is online follows from when it was seen."""
+
+resources = Table(
+    "resources",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("org_id", String(255), nullable=False),
+    Column("user_id", String(255), nullable=False),
+    Column("node_id", _ID, ForeignKey("nodes.id"), nullable=False),
+    Column("name", String(100), nullable=False),
+    Column("type", String(32), nullable=False),
+    Column("gpus", Integer, nullable=False),
+    Column("cpus", Float, nullable=False),
+    Column("memory_bytes", BigInteger, nullable=False),
+    *_history(),
+    Index("ix_resources_org_id_created_at", "org_id", "created_at"),
+)
 
 deployment_totals = Table(
     "deployment_totals",

@@ -13,6 +13,8 @@ class Origin:
     """http or https."""
     host: str
     port: int
+    ours: bool = False
+    """An engine that AIWM itself has started: no caller wrote this address, so no policy judges it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,6 +139,15 @@ TABLE: Final[dict[tuple[str, str, str], Entry]] = {
     ("AIWM", "POST", "/deployments/{id}/start"): Entry(Rule.THING, E, "stopped deployment", told=True),
     ("AIWM", "POST", "/deployments/{id}/stop"): Entry(Rule.THING, E, "deployment", told=True),
     ("AIWM", "POST", "/deployments/{id}/inference/{path:path}"): Entry(Rule.INFER, V, "deployment", {}, 502),
+    # A provider's model has no engine to read from: who is let through is told so.
+    ("AIWM", "GET", "/deployments/{id}/logs"): Entry(Rule.THING, E, "deployment", good=400),
+    ("AIWM", "GET", "/nodes"): Entry(Rule.MINE, V),
+    ("AIWM", "GET", "/nodes/{id}"): Entry(Rule.MINE, V, "node"),
+    ("AIWM", "POST", "/resources"): Entry(Rule.MINE, E, "node", {"name": "New"}, 201, told=True),
+    ("AIWM", "GET", "/resources"): Entry(Rule.LIST, V, "resource"),
+    ("AIWM", "GET", "/resources/{id}"): Entry(Rule.THING, V, "resource"),
+    ("AIWM", "PUT", "/resources/{id}"): Entry(Rule.THING, E, "resource", {"cpus": 1}, told=True),
+    ("AIWM", "DELETE", "/resources/{id}"): Entry(Rule.THING, E, "resource", told=True),
     ("AIWM", "POST", "/api-keys"): Entry(Rule.MINE, O, body={"name": "New"}, good=201, told=True),
     ("AIWM", "GET", "/api-keys"): Entry(Rule.LIST, O, "key"),
     ("AIWM", "GET", "/api-keys/{id}"): Entry(Rule.THING, O, "key"),
@@ -248,6 +257,11 @@ class World:
         org, name = self.orgs[own], f"thing-{next(self.number)}"
         if noun == "organization":
             return {"_id": org, "name": ""}
+        if noun == "node":
+            return {"_id": self.aiwm.program.nodes.here.id}
+        if noun == "resource":
+            body = {"name": name, "nodeId": self.aiwm.program.nodes.here.id}
+            return await self._made("/resources", body, org)
         if noun == "empty organization":
             return {"_id": org} if own else await self._made("/organizations", {"name": name}, org, iam=True)
         if noun == "user":
@@ -374,6 +388,8 @@ async def _tried(
     body = None if entry.body is None else dict(entry.body)
     if entry.rule is Rule.DEPLOY:
         body = {"name": "New", "modelId": thing["_id"]}
+    if path == "/resources" and body is not None:
+        body["nodeId"] = thing["_id"]
     if entry.rule is Rule.NEW_USER:
         body = {**NEW_USER, "username": f"new-{next(world.number)}"}
         if relation is Relation.OTHER:

@@ -183,7 +183,10 @@ async def test_every_route_of_models_and_deployments_is_in_the_table(aiwm: Insid
         (method.upper(), path)
         for path, operations in (await aiwm.http.get("/openapi.json")).json()["paths"].items()
         for method in operations
-        if path.startswith(("/models", "/deployments")) and "/inference/" not in path
+        if path.startswith(("/models", "/deployments"))
+        and "/inference/" not in path
+        # Only of self-hosted models; the role table tries them.
+        and not path.endswith(("/logs", "/download"))
     }
     tested = set()
     for method, path, _, _ in ROUTES:

@@ -52,8 +52,8 @@ def _refusal(status: str, verb: str) -> AiwmError | None:
 @pytest.mark.parametrize(
     ("status", "verbs"),
     [
-        ("queued", {"delet"}),
-        ("deploying", set()),
+        ("queued", {"stopp", "delet"}),
+        ("deploying", {"stopp"}),
         ("running", {"stopp"}),
         ("stopping", set()),
         ("stopped", {"start", "delet"}),

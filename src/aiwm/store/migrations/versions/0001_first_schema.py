@@ -139,6 +139,10 @@ def upgrade() -> None:
         sa.Column("allowed_models", sa.Text(), nullable=True),
         sa.Column("stream_usage", sa.String(length=16), nullable=False),
         sa.Column("on_disconnect", sa.String(length=16), nullable=False),
+        sa.Column("arguments", sa.Text(), nullable=False),
+        sa.Column("replicas", sa.Integer(), nullable=False),
+        sa.Column("idle_timeout", sa.Integer(), nullable=True),
+        sa.Column("placement", sa.Text(), nullable=True),
         sa.Column("status", sa.String(length=16), nullable=False),
         sa.Column("error_message", sa.Text(), nullable=True),
         sa.Column("created_by", sa.String(length=255), nullable=False),
@@ -151,6 +155,37 @@ def upgrade() -> None:
     )
     op.create_index("ix_deployments_model_id", "deployments", ["model_id"], unique=False)
     op.create_index("ix_deployments_org_id_created_at", "deployments", ["org_id", "created_at"], unique=False)
+    op.create_table(
+        "nodes",
+        sa.Column("id", sa.String(length=24), nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("facts", sa.Text(), nullable=False),
+        sa.Column("readings", sa.Text(), nullable=False),
+        sa.Column("seen_at", sa.BigInteger(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_nodes"),
+    )
+    op.create_table(
+        "resources",
+        sa.Column("id", sa.String(length=24), nullable=False),
+        sa.Column("org_id", sa.String(length=255), nullable=False),
+        sa.Column("user_id", sa.String(length=255), nullable=False),
+        sa.Column("node_id", sa.String(length=24), nullable=False),
+        sa.Column("name", sa.String(length=100), nullable=False),
+        sa.Column("type", sa.String(length=32), nullable=False),
+        sa.Column("gpus", sa.Integer(), nullable=False),
+        sa.Column("cpus", sa.Float(), nullable=False),
+        sa.Column("memory_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("created_by", sa.String(length=255), nullable=False),
+        sa.Column("updated_by", sa.String(length=255), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False),
+        sa.Column("deleted_at", sa.BigInteger(), nullable=True),
+        sa.ForeignKeyConstraint(["node_id"], ["nodes.id"], name="fk_resources_node_id"),
+        sa.PrimaryKeyConstraint("id", name="pk_resources"),
+    )
+    op.create_index("ix_resources_org_id_created_at", "resources", ["org_id", "created_at"], unique=False)
     op.create_table(
         "ledger",
         sa.Column("request_id", sa.LargeBinary(length=12), nullable=False),

@@ -1,0 +1,286 @@
+"""Nodes: this machine as it is, and what callers do with resources. And who gets which place."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from aiwm.domain.audit import entry
+from aiwm.domain.deployments import Deployment
+from aiwm.domain.ids import new_id
+from aiwm.domain.models import Model
+from aiwm.domain.nodes import Need, Node, NodeStatus, Placement, Resource, place, size
+from aiwm.domain.pages import Page, PageQuery
+from aiwm.domain.times import Clock
+from aiwm.domain.users import Principal, Role
+from aiwm.engines import machine
+from aiwm.engines.kinds import EngineKind
+from aiwm.errors import Conflict, Invalid, NotFound, StartError, Unavailable
+from aiwm.store.deployments import DeploymentStore
+from aiwm.store.nodes import NodeStore, ResourceStore
+
+READING_SECONDS = 5.0
+OFFLINE_SECONDS = 30
+"""How long a node may be silent."""
+
+_WORKING_BYTES = 256 * 1024 * 1024
+"""What an engine needs besides the weights, at the very least."""
+_PER_WEIGHT = 1.1
+"""Bytes of memory for a byte of weights: the rest is what is known of the running requests."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewResource:
+    name: str
+    node_id: str
+    gpus: int = 0
+    cpus: float = 0
+    memory_bytes: int = 0
+
+
+class Nodes:
+    """Every verb raises Forbidden below its role, and NotFound for another organization's resource.
+
+    `folder` keeps who this machine is; `path` is where programs are looked for.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: NodeStore,
+        resources: ResourceStore,
+        deployments: DeploymentStore,
+        kinds: Mapping[str, EngineKind],
+        folder: Path,
+        path: str,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._resources = resources
+        self._deployments = deployments
+        self._kinds = kinds
+        self._folder = folder
+        self._clock = clock
+        now = clock()
+        self.here = Node(
+            id=_own_id(folder),
+            kind="machine",
+            name=socket.gethostname(),
+            status=NodeStatus.ONLINE,
+            facts=machine.facts(folder, kinds, path),
+            readings=machine.readings(folder),
+            seen_at=now,
+            created_at=now,
+        )
+        """This machine."""
+        self.placing = asyncio.Lock()
+        """Held from looking for a place until it is written down who has it."""
+
+    async def enroll(self) -> None:
+        await self._store.save(self.here)
+
+    async def watch(self) -> None:
+        """Keeps the readings fresh, until cancelled."""
+        while True:
+            await asyncio.sleep(READING_SECONDS)
+            readings = await asyncio.to_thread(machine.readings, self._folder)
+            self.here = replace(self.here, readings=readings, seen_at=self._clock())
+            if not self._store.is_shared:
+                continue  # Nobody else asks for them.
+            try:
+                await self._store.save(self.here)
+            except Unavailable:
+                _log.warning("the database is away: this machine's readings are not written")
+
+    async def list(self, principal: Principal, query: PageQuery) -> Page[Node]:
+        principal.require(Role.VIEWER)
+        page = await self._store.list(query, seen_since=self._seen_since())
+        return replace(page, items=[self.here if node.id == self.here.id else node for node in page.items])
+
+    async def get(self, principal: Principal, node_id: str) -> Node:
+        principal.require(Role.VIEWER)
+        node = await self._known(node_id)
+        if node is None:
+            raise NotFound(f"Node with ID {node_id} not found")
+        return node
+
+    # -- resources
+
+    async def list_resources(self, principal: Principal, query: PageQuery) -> Page[Resource]:
+        principal.require(Role.VIEWER)
+        return await self._resources.list(principal, query)
+
+    async def get_resource(self, principal: Principal, resource_id: str) -> Resource:
+        principal.require(Role.VIEWER)
+        resource = await self._resources.get(principal, resource_id)
+        if resource is None:
+            raise NotFound(f"Resource with ID {resource_id} not found")
+        return resource
+
+    async def create_resource(self, principal: Principal, new: NewResource) -> Resource:
+        principal.require(Role.EDITOR)
+        await self._check(new)
+        now = self._clock()
+        resource = Resource(
+            id=new_id(),
+            org_id=principal.org_id,
+            user_id=principal.user_id,
+            node_id=new.node_id,
+            name=new.name,
+            gpus=new.gpus,
+            cpus=new.cpus,
+            memory_bytes=new.memory_bytes,
+            created_by=principal.user_id,
+            updated_by=principal.user_id,
+            created_at=now,
+            updated_at=now,
+        )
+        await self._resources.add(resource, entry=entry(principal, "create", after=resource, at=now))
+        return resource
+
+    async def change_resource(self, principal: Principal, resource_id: str, given: Mapping[str, Any]) -> Resource:
+        """`given` holds the fields to change; deployments get the change at their next start."""
+        principal.require(Role.EDITOR)
+        before = await self.get_resource(principal, resource_id)
+        after = replace(before, **given)
+        await self._check(after)
+        await self._write(principal, before, after)
+        return await self.get_resource(principal, resource_id)
+
+    async def delete_resource(self, principal: Principal, resource_id: str) -> int:
+        """Soft; answers the time of it."""
+        principal.require(Role.EDITOR)
+        before = await self.get_resource(principal, resource_id)
+        if using := await self._deployments.of_resource(resource_id):
+            raise Conflict(
+                f'Cannot delete resource "{before.name}". It is currently being used by the following active '
+                f"deployments: {', '.join(using)}"
+            )
+        return await self._write(principal, before, before, delete=True)
+
+    async def _write(self, principal: Principal, before: Resource, after: Resource, *, delete: bool = False) -> int:
+        now = max(self._clock(), before.updated_at + 1)
+        after = replace(after, updated_by=principal.user_id, updated_at=now)
+        verb = "delete" if delete else "change"
+        told = entry(principal, verb, before=before, after=None if delete else after, at=now)
+        if not await self._resources.change(before, after, deleted_at=now if delete else None, entry=told):
+            raise Conflict(f'Resource "{before.name}" was changed by someone else at the same time; try again')
+        return now
+
+    async def _check(self, wanted: NewResource | Resource) -> None:
+        node = await self._known(wanted.node_id)
+        if node is None:
+            raise Invalid(f"Node with ID {wanted.node_id} not found")
+        need = Need(gpus=wanted.gpus, cpus=wanted.cpus, memory_bytes=wanted.memory_bytes)
+        missing = place(node.facts, [], need)
+        if isinstance(missing, str):
+            raise Invalid(f'A resource of that size does not fit on node "{node.name}": {missing}')
+
+    # -- places
+
+    async def place(self, principal: Principal, deployment: Deployment, model: Model) -> Deployment:
+        """The deployment with a node, and what it gets there. Only while `placing` is held.
+
+        Raises Invalid, with all that is missing, when it fits nowhere.
+        """
+        kind = self.kind(model)
+        kind.check(deployment.arguments)
+        resource = await self._resource(principal, deployment)
+        node = await self._node(deployment, resource)
+        if kind.name not in node.facts.engines:
+            raise Invalid(f'{kind.name} is not installed on node "{node.name}": {kind.install or "install it there"}')
+        need = _need(kind, model, deployment, resource)
+        taken = [
+            other.placement
+            for other in await self._deployments.placed(node.id)
+            if other.placement is not None and other.id != deployment.id
+        ]
+        placement = place(node.facts, taken, need)
+        if isinstance(placement, str):
+            raise Invalid(f'Model "{model.name}" does not fit on node "{node.name}": {placement}')
+        return replace(deployment, node_id=node.id, placement=placement)
+
+    def kind(self, model: Model) -> EngineKind:
+        """The engine of a self-hosted model."""
+        kind = self._kinds.get(model.framework or "")
+        if kind is None:
+            raise Invalid(f'Framework "{model.framework}" is no engine here; known are {", ".join(self._kinds)}')
+        return kind
+
+    def fits_beside(self, placement: Placement) -> bool:
+        """Whether another engine may run beside the one that has this place, for as long as they change over."""
+        return not placement.gpus and self.here.readings.memory_free_bytes > placement.need.memory_bytes
+
+    async def _resource(self, principal: Principal, deployment: Deployment) -> Resource | None:
+        if deployment.resource_id is None:
+            return None
+        resource = await self._resources.get(principal, deployment.resource_id)
+        if resource is None:
+            raise Invalid(f"Resource with ID {deployment.resource_id} not found")
+        if deployment.node_id is not None and deployment.node_id != resource.node_id:
+            raise Invalid(f'Resource "{resource.name}" belongs to another node than nodeId says')
+        return resource
+
+    async def _node(self, deployment: Deployment, resource: Resource | None) -> Node:
+        node_id = deployment.node_id if resource is None else resource.node_id
+        if node_id is None or node_id == self.here.id:
+            return self.here
+        node = await self._known(node_id)
+        if node is None:
+            raise Invalid(f"Node with ID {node_id} not found")
+        if node.status is not NodeStatus.ONLINE:
+            raise Invalid(f'Node "{node.name}" is offline')
+        raise Invalid(f'Node "{node.name}" is another AIWM\'s machine: make the deployment there')
+
+    async def _known(self, node_id: str) -> Node | None:
+        if node_id == self.here.id:
+            return self.here
+        return await self._store.get(node_id, seen_since=self._seen_since())
+
+    def _seen_since(self) -> int:
+        return self._clock() - OFFLINE_SECONDS * 1000
+
+
+def _need(kind: EngineKind, model: Model, deployment: Deployment, resource: Resource | None) -> Need:
+    """What all replicas take. Raises Invalid for a resource that is too small for one."""
+    gpus = kind.gpus_for(deployment.arguments)
+    weights = int((model.file_size or 0) * _PER_WEIGHT)
+    one = Need(
+        gpus=gpus,
+        memory_bytes=_WORKING_BYTES + (0 if gpus else weights),
+        gpu_memory_bytes=weights // gpus if gpus else 0,
+    )
+    if resource is not None:
+        if resource.gpus < one.gpus:
+            raise Invalid(f'Resource "{resource.name}" has {resource.gpus} GPUs, and {kind.name} needs {one.gpus}')
+        if 0 < resource.memory_bytes < one.memory_bytes:
+            raise Invalid(
+                f'Model "{model.name}" does not fit into resource "{resource.name}": it needs '
+                f"{size(one.memory_bytes)} of memory, and the resource has {size(resource.memory_bytes)}"
+            )
+        one = replace(
+            one, gpus=resource.gpus, cpus=resource.cpus, memory_bytes=resource.memory_bytes or one.memory_bytes
+        )
+    times = deployment.replicas
+    return replace(one, gpus=one.gpus * times, cpus=one.cpus * times, memory_bytes=one.memory_bytes * times)
+
+
+def _own_id(folder: Path) -> str:
+    """Who this machine is, from the first start on."""
+    path = folder / "node-id"
+    try:
+        if not path.exists():
+            fresh = path.with_suffix(".new")
+            fresh.write_text(new_id())
+            fresh.replace(path)
+        return path.read_text().strip()
+    except OSError as error:
+        raise StartError(f"{path} can't be written or read ({error.strerror})") from error

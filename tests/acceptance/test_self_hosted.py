@@ -1,0 +1,107 @@
+"""A model of our own, from its file to an answer: `aiwm serve` with a real llama.cpp, called by OpenAI's own client."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from engines import nothing_left
+from gateway import Caller, Gateway
+from tiny_model import write_tiny_model
+
+PATIENCE = 30.0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a model in it."""
+    folder = tmp_path_factory.mktemp("models")
+    write_tiny_model(folder / "tiny.gguf")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[Gateway]:
+    data = tmp_path_factory.mktemp("aiwm")
+    with (
+        nothing_left(data / "engines"),
+        Gateway(data, AIWM_MODEL_PATHS=str(folder), AIWM_KEEP_ENGINES="false") as running,
+    ):
+        yield running
+
+
+@pytest.fixture(scope="module")
+def admin(gateway: Gateway) -> Caller:
+    return gateway.login()
+
+
+def until(caller: Caller, path: str, *statuses: str) -> dict[str, Any]:
+    """Waits until the thing is in one of these states, and in no other way at rest."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        shown: dict[str, Any] = caller.http.get(path).json()
+        if shown["status"] in statuses:
+            return shown
+        assert time.monotonic() < deadline, shown
+        assert shown["status"] not in {"failed", "error", "download-failed"}, shown
+        time.sleep(0.05)
+
+
+def registered(caller: Caller, file: Path, framework: str = "llamacpp") -> str:
+    made = caller.http.post(
+        "/models",
+        json={
+            "name": "Tiny",
+            "type": "llm",
+            "deploymentType": "self-hosted",
+            "repository": f"file://{file}",
+            "framework": framework,
+        },
+    )
+    assert made.status_code == 201, made.text
+    model_id = str(made.json()["_id"])
+    until(caller, f"/models/{model_id}", "active")
+    return model_id
+
+
+def deployed(caller: Caller, model_id: str, **fields: Any) -> str:
+    made = caller.http.post("/deployments", json={"name": "Tiny", "modelId": model_id, **fields})
+    assert made.status_code == 201, made.text
+    assert made.json()["status"] == "queued"
+    return str(made.json()["_id"])
+
+
+def test_from_a_file_to_an_answer_with_exact_usage(gateway: Gateway, admin: Caller, folder: Path) -> None:
+    deployment = deployed(admin, registered(admin, folder / "tiny.gguf"), arguments={"ctx-size": 2048})
+    shown = until(admin, f"/deployments/{deployment}", "running")
+    assert shown["endpoint"]["url"].endswith(f":{gateway.port}/deployments/{deployment}/inference/v1/chat/completions")
+    client = openai.OpenAI(base_url=f"{gateway.inference(deployment)}/v1", api_key=admin.token, max_retries=0)
+    answer = client.chat.completions.create(
+        model=deployment, messages=[{"role": "user", "content": "Hello"}], max_tokens=8
+    )
+    assert answer.model == "tiny.gguf"
+    assert answer.usage is not None
+    total = answer.usage.total_tokens
+    stream = client.chat.completions.create(
+        model=deployment,
+        messages=[{"role": "user", "content": "Hello again"}],
+        max_tokens=8,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    *_, last = stream
+    assert last.usage is not None
+    total += last.usage.total_tokens
+    after = admin.http.get(f"/deployments/{deployment}").json()
+    assert (after["requestCount"], after["totalTokens"]) == (2, total)
+
+    log = admin.http.get(f"/deployments/{deployment}/logs").text
+    assert "ready on http://127.0.0.1" in log
+
+    assert admin.http.post(f"/deployments/{deployment}/stop").json()["status"] == "stopping"
+    until(admin, f"/deployments/{deployment}", "stopped")
