@@ -304,9 +304,7 @@ async def repriced(
             priced = Prices(ModelStore(database).prices_of).priced
             return await reprice(Repricing(database), priced, since=since, until=until, model=model, dry_run=dry_run)
         except Unavailable as error:
-            raise StartError(
-                f"the ledger can't be priced anew: {error}; what was changed is right, try again"
-            ) from error
+            raise StartError(f"rows can't be priced anew: {error}. What was changed until then is right") from error
 
 
 class _Iam:
