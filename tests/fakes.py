@@ -150,3 +150,28 @@ class RawServer:
             writer.close()
             with contextlib.suppress(ConnectionError, ssl.SSLError):
                 await writer.wait_closed()
+
+
+class Wire:
+    """A caller's connection that keeps what is written."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.ends: list[bool] = []
+        self.held_back = False
+        self.reading = True
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    async def drained(self) -> None:
+        assert not self.held_back
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def ended(self, *, keep: bool) -> None:
+        self.ends.append(keep)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from httptools import HttpResponseParser
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
@@ -22,6 +23,8 @@ from aiwm.app import Program, running
 from aiwm.domain.users import Role
 from aiwm.settings import Settings
 from aiwm.store.database import Database
+from aiwm.web.call import Application, Call
+from fakes import Wire
 
 SECRET = "a secret of at least thirty-two bytes"
 KEY = "sk-proj-0123456789abcdefghijklmnop"
@@ -135,10 +138,7 @@ async def inside(folder: Path, *, environment: dict[str, str] | None = None, **s
     } | settings
     async with running(Settings(**given), variable=environment.get, draining=lambda: False, **options) as program:
         assert program.identity is not None
-        async with (
-            httpx2.AsyncClient(transport=_directly(program.gateway), base_url="http://aiwm") as http,
-            httpx2.AsyncClient(transport=_directly(program.identity), base_url="http://iam") as iam,
-        ):
+        async with calling(program.gateway) as http, calling(program.identity) as iam:
             database = Database(f"sqlite+aiosqlite:///{folder / 'aiwm.db'}")
             try:
                 yield Inside(program, http, iam, folder, database, environment)
@@ -146,5 +146,42 @@ async def inside(folder: Path, *, environment: dict[str, str] | None = None, **s
                 await database.aclose()
 
 
-def _directly(app: Any) -> httpx2.ASGITransport:
-    return httpx2.ASGITransport(app, raise_app_exceptions=False)
+def calling(application: Application) -> httpx2.AsyncClient:
+    """A client of the application, without a network between them."""
+    return httpx2.AsyncClient(transport=_Directly(application), base_url="http://aiwm")
+
+
+class _Directly(httpx2.AsyncBaseTransport):
+    def __init__(self, application: Application) -> None:
+        self._application = application
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        wire, answer = Wire(), _Answer()
+        path, _, query = request.url.raw_path.partition(b"?")
+        call = Call(
+            wire,
+            method=request.method.encode(),
+            path=path,
+            query=query,
+            headers=[(name.lower(), value) for name, value in request.headers.raw],
+            client=("127.0.0.1", 40_000),
+        )
+        call.receive(await request.aread())
+        call.received()
+        await self._application(call)
+        answer.parser.feed_data(wire.written)
+        return httpx2.Response(answer.parser.get_status_code(), headers=answer.headers, content=answer.body)
+
+
+class _Answer:
+    def __init__(self) -> None:
+        self.parser = HttpResponseParser(self)
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.body = b""
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name != b"transfer-encoding":
+            self.headers.append((name, value))
+
+    def on_body(self, piece: bytes) -> None:
+        self.body += piece

@@ -8,7 +8,7 @@ What is started is stopped in the opposite order, which is why `running` is one 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,6 @@ from typing import Any, Protocol, TypeVar
 
 import httpx2
 import structlog
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from aiwm import logs
 from aiwm.api.operation import Check
@@ -55,7 +54,7 @@ from aiwm.metering.journal import Journal, recover, watch
 from aiwm.metering.metrics import Metrics
 from aiwm.metering.prices import Prices
 from aiwm.metering.recorder import Recorder, Save
-from aiwm.proxy.handler import Inference, is_inference
+from aiwm.proxy.handler import INFERENCE, Inference
 from aiwm.proxy.upstream import Upstream
 from aiwm.settings import LONGEST_TOKEN_SECONDS, Settings
 from aiwm.store.api_keys import ApiKeyStore
@@ -72,7 +71,9 @@ from aiwm.store.usage import UsageStore
 from aiwm.store.users import UserStore
 from aiwm.targets import TargetTable
 from aiwm.web.application import application
+from aiwm.web.asgi import Asgi
 from aiwm.web.bodies import JsonBodies
+from aiwm.web.call import Application, Call
 from aiwm.web.front import Front
 from aiwm.wire.addresses import AddressPolicy
 from aiwm.wire.origins import Timeouts
@@ -91,8 +92,8 @@ _log = structlog.get_logger(__name__)
 class Program:
     """What runs. `identity` is the embedded IAM; it is None, like all that belongs to it, when another IAM signs."""
 
-    gateway: ASGIApp
-    identity: ASGIApp | None
+    gateway: Application
+    identity: Application | None
     models: Models
     deployments: Deployments
     nodes: Nodes
@@ -273,8 +274,8 @@ async def running(
                 max_body_bytes=settings.max_body_bytes,
             )
             yield Program(
-                gateway=Front(_Planes(inference, JsonBodies(api, max_bytes=control_bytes)), log=log),
-                identity=None if iam is None else Front(JsonBodies(iam.app, max_bytes=control_bytes), log=log),
+                gateway=Front(_Planes(inference, Asgi(JsonBodies(api, max_bytes=control_bytes))), log=log),
+                identity=None if iam is None else Front(Asgi(JsonBodies(iam.app, max_bytes=control_bytes)), log=log),
                 models=models,
                 deployments=deployments,
                 nodes=nodes,
@@ -353,23 +354,16 @@ class _Iam:
 class _Planes:
     """Inference goes straight to the proxy; everything else is the control plane's, with its own middleware."""
 
-    def __init__(self, inference: ASGIApp, control: ASGIApp) -> None:
+    def __init__(self, inference: Inference, control: Application) -> None:
         self._inference = inference
         self._control = control
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await (self._inference if is_inference(scope) else self._control)(scope, receive, send)
-
-
-class Doors:
-    """One server listens on several ports; each has its application."""
-
-    def __init__(self, applications: Mapping[int, ASGIApp]) -> None:
-        self._applications = applications
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # The port that the connection came in on, not the one that a Host header claims.
-        await self._applications[scope["server"][1]](scope, receive, send)
+    async def __call__(self, call: Call) -> None:
+        match = INFERENCE.fullmatch(call.path)
+        if match is None:
+            await self._control(call)
+        else:
+            await self._inference(call, match[1], match[2] or b"")
 
 
 # -- parts that settings choose

@@ -7,6 +7,7 @@
   x Forbidden                   403  known, but not allowed
   x NotFound                    404  not there, or another organization's: the caller cannot tell
   x MethodNotAllowed            405
+  x RequestTimeout              408  the caller did not send the rest of its request
   x Conflict                    409
   x BodyTooLarge                413
   x UnsupportedMediaType        415
@@ -80,6 +81,11 @@ class NotFound(AiwmError):
 class MethodNotAllowed(AiwmError):
     status = HTTPStatus.METHOD_NOT_ALLOWED
     default = "Method not allowed"
+
+
+class RequestTimeout(AiwmError):
+    status = HTTPStatus.REQUEST_TIMEOUT
+    default = "The request did not come in time"
 
 
 class Conflict(AiwmError):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import logging
 import re
 import sys
+import time
 from collections.abc import Callable, MutableMapping
-from datetime import UTC, datetime
-from typing import Any
+from functools import lru_cache
+from typing import Any, BinaryIO
 
 import orjson
 import structlog
@@ -19,7 +22,9 @@ _SECRET_VALUE = re.compile(
     r"|(?i:bearer)\s+[^\s\"']+"
 )
 _SIGNS = ("eyJ", "sk-", "sk_", "rk-", "rk_", "pk-", "pk_", "xai-", "gsk_", "AIza", "earer", "EARER")
+_SIGNS_IN_BYTES = tuple(sign.encode() for sign in _SIGNS)
 _STARS = "***"
+_GATHER_SECONDS = 0.05
 
 
 def level_number(level: str) -> int:
@@ -55,10 +60,9 @@ def configure(*, level: str, as_json: bool) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level_number(level))
-    # What these say at INFO is for their developers, and of uvicorn's complaints one is our way to break an answer off.
-    for name in ("uvicorn", "uvicorn.error", "httpx2", "httpcore2", "alembic", "aiosqlite", "asyncio"):
+    # What these say at INFO is for their developers.
+    for name in ("httpx2", "httpcore2", "alembic", "aiosqlite", "asyncio"):
         logging.getLogger(name).setLevel(max(logging.WARNING, level_number(level)))
-    logging.getLogger("uvicorn.error").addFilter(_not_broken_off)
 
 
 def request_log(*, level: str, as_json: bool) -> Callable[[dict[str, Any]], None]:
@@ -68,14 +72,39 @@ def request_log(*, level: str, as_json: bool) -> Callable[[dict[str, Any]], None
     if not as_json:
         log = structlog.get_logger("aiwm.request")
         return lambda line: log.info("request", **line)
-    write = sys.stderr.write
+    return _Lines(sys.stderr.buffer).add
 
-    def write_line(line: dict[str, Any]) -> None:
-        stamp = datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00")
-        text = orjson.dumps({"event": "request", "level": "info", "time": f"{stamp}Z", **line}).decode()
-        write(_without_secrets(text) + "\n")
 
-    return write_line
+class _Lines:
+    """Gathers lines for a moment: a write for each would cost as much as what the line tells of."""
+
+    def __init__(self, output: BinaryIO) -> None:
+        self._output = output
+        self._waiting: list[bytes] = []
+        atexit.register(self.flush)
+
+    def add(self, line: dict[str, Any]) -> None:
+        now = int(time.time() * 1000)
+        stamp = f"{_second(now // 1000)}.{now % 1000:03d}Z"
+        text = orjson.dumps({"event": "request", "level": "info", "time": stamp, **line})
+        for sign in _SIGNS_IN_BYTES:
+            if sign in text:
+                text = _without_secrets(text.decode()).encode()
+                break
+        if not self._waiting:
+            asyncio.get_running_loop().call_later(_GATHER_SECONDS, self.flush)
+        self._waiting.append(text)
+
+    def flush(self) -> None:
+        if self._waiting:
+            lines, self._waiting = self._waiting, []
+            self._output.write(b"\n".join((*lines, b"")))
+            self._output.flush()
+
+
+@lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -98,7 +127,3 @@ def _without_secrets(text: str) -> str:
 
 def _json(event: Any, **_: Any) -> str:
     return orjson.dumps(event, default=str).decode()
-
-
-def _not_broken_off(record: logging.LogRecord) -> bool:
-    return "without completing response" not in record.getMessage()

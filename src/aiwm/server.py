@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn on sockets that were bound before, stopped by signals, drained within a time."""
+"""The server: listeners that were bound before, stopped by signals, drained within a time."""
 
 from __future__ import annotations
 
@@ -7,85 +7,43 @@ import contextlib
 import errno
 import signal
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import uvicorn
-from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+import structlog
 
-from aiwm.domain.ids import new_id
-from aiwm.errors import Invalid, StartError
-from aiwm.web.errors import render
+from aiwm.errors import StartError
+from aiwm.web.call import Application
+from aiwm.web.connection import Connection, Crowd, Patience
 
-_KEEP_ALIVE_SECONDS = 75
-"""Longer than callers keep idle connections (60 s is usual): who sends the next request should close first."""
-_MAX_HEADER_BYTES = 64 * 1024
-"""Of one request, its target included."""
+_log = structlog.get_logger(__name__)
+
 _BACKLOG = 2048
 _LAST_STEPS_SECONDS = 5
 """What cancelled requests get to write their ledger rows."""
 
 
-class _Protocol(HttpToolsProtocol):
-    """HTTP/1.1 with a limit on what stands before the body, and with our own answer to what is no HTTP."""
+class Server:
+    """One server for all ports: `applications` by port, looked up when a connection comes.
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._room = _MAX_HEADER_BYTES
+    `draining` from the first signal on; a second one ends it at once.
+    """
 
-    def on_url(self, url: bytes) -> None:
-        self._take(len(url))
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._take(len(name) + len(value))
-        super().on_header(name, value)
-
-    def _take(self, size: int) -> None:
-        self._room -= size
-        if self._room < 0:
-            # The parser stops here, and `send_400_response` closes the connection.
-            raise ValueError("the head of the request is too large")
-
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's text; ours says more
-        """Called where there is no request for the application to answer."""
-        cycle: RequestResponseCycle | None = self.cycle
-        if cycle is not None and cycle.response_started and not cycle.response_complete:
-            # An answer is on its way: bytes of another would become part of it.
-            self.transport.close()
-            return
-        error = Invalid(f"This is no HTTP/1.1 request, or its head is larger than {_MAX_HEADER_BYTES} bytes")
-        _, headers, body = render(error, path="", correlation_id=new_id())
-        lines = b"".join(b"%b: %b\r\n" % header for header in headers)
-        self.transport.write(b"HTTP/1.1 400 Bad Request\r\n%bconnection: close\r\n\r\n%b" % (lines, body))
-        self.transport.close()
-
-
-class Server(uvicorn.Server):
-    """One server for all ports. `draining` from the first signal on; a second one ends it at once."""
-
-    def __init__(self, app: ASGIApp, *, drain_seconds: int) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http=_Protocol,
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                date_header=False,
-                proxy_headers=False,
-                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=drain_seconds,
-            )
-        )
+    def __init__(
+        self, applications: Mapping[int, Application], *, drain_seconds: float, patience: Patience | None = None
+    ) -> None:
+        self._applications = applications
+        self._drain_seconds = drain_seconds
+        self._patience = patience or Patience()
+        self._crowd = Crowd()
+        self._stopped = asyncio.Event()
+        self._hurried = asyncio.Event()
 
     interrupted = False
     """Whether it was a person at the keyboard who stopped it."""
 
     @property
     def draining(self) -> bool:
+<<<<<<< HEAD
         return self.should_exit
 
     @contextlib.contextmanager
@@ -99,22 +57,62 @@ class Server(uvicorn.Server):
         finally:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
+=======
+        return self._stopped.is_set()
+>>>>>>> f9ec274 (web: our own connections below ASGI; uvicorn is only a client of the tests)
 
     def _interrupt(self) -> None:
         self.interrupted = True
         self.stop()
 
     def stop(self) -> None:
-        self.force_exit = self.should_exit
-        self.should_exit = True
+        if self._stopped.is_set():
+            self._hurried.set()
+        self._stopped.set()
 
     async def run_on(self, sockets: Sequence[socket.socket]) -> None:
         """Serves until stopped, and until the last request has come to its end or was cancelled."""
-        await self.serve(sockets=list(sockets))
-        if tasks := list(self.server_state.tasks):
+        loop = asyncio.get_running_loop()
+        with _signals(self.stop):
+            listening = [
+                await loop.create_server(self._connection, sock=listener, backlog=_BACKLOG) for listener in sockets
+            ]
+            await self._stopped.wait()
+            for server in listening:
+                server.close()
+            for connection in tuple(self._crowd.connections):
+                connection.stop()
+            await self._drained()
+
+    def _connection(self) -> Connection:
+        return Connection(self._applications.__getitem__, self._crowd, self._patience)
+
+    async def _drained(self) -> None:
+        hurried = asyncio.ensure_future(self._hurried.wait())
+        finished = asyncio.ensure_future(self._crowd.emptied())
+        await asyncio.wait((hurried, finished), timeout=self._drain_seconds, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        finished.cancel()
+        if tasks := tuple(self._crowd.tasks):
+            _log.warning("requests that did not end in time are broken off", requests=len(tasks))
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=_LAST_STEPS_SECONDS)
+        for connection in tuple(self._crowd.connections):
+            connection.abort()
+
+
+@contextlib.contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
+    """The process does not die of them: it comes to its end, and exits with 0."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
 
 
 @contextlib.contextmanager

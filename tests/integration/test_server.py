@@ -3,35 +3,47 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator
 
 import pytest
-from starlette.types import Receive, Scope, Send
 
 from aiwm.errors import StartError
 from aiwm.server import Server, bind, bound
+from aiwm.web.call import Call
+from aiwm.web.connection import Patience
 
 
-async def _app(scope: Scope, receive: Receive, send: Send) -> None:
-    if scope["path"] == "/half":
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+async def _app(call: Call) -> None:
+    if call.path == b"/half":
+        call.start(200, [])
+        call.flush()
+        call.write(b"half")
         await asyncio.Event().wait()
-    body = json.dumps({name.decode(): len(value) for name, value in scope["headers"]}).encode()
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
-    await send({"type": "http.response.body", "body": body})
+    if call.path == b"/body":
+        body = b"%d" % len(await call.body(max_bytes=1 << 20))
+    else:
+        body = json.dumps({name.decode(): len(value) for name, value in call.headers}).encode()
+    call.answer(200, [(b"content-length", b"%d" % len(body))], body)
+
+
+@contextlib.asynccontextmanager
+async def _serving(**patience: float) -> AsyncIterator[int]:
+    with bound({"only": ("127.0.0.1", 0, "AIWM_PORT")}) as listeners:
+        number = listeners["only"].getsockname()[1]
+        server = Server({number: _app}, drain_seconds=0, patience=Patience(**patience))
+        running = asyncio.create_task(server.run_on(list(listeners.values())))
+        yield number
+        server.stop()
+        await running
 
 
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
-    server = Server(_app, drain_seconds=0)
-    with bound({"only": ("127.0.0.1", 0, "AIWM_PORT")}) as listeners:
-        running = asyncio.create_task(server.run_on(list(listeners.values())))
-        yield listeners["only"].getsockname()[1]
-        server.stop()
-        await running
+    async with _serving() as number:
+        yield number
 
 
 async def _exchange(port: int, *parts: bytes) -> bytes:
@@ -117,6 +129,58 @@ async def test_an_answer_that_is_on_its_way_gets_no_other_answer_into_it(port: i
     assert b"400" not in rest
     assert not rest.endswith(b"0\r\n\r\n")
     writer.close()
+
+
+async def test_calls_that_are_sent_without_waiting_are_answered_in_turn(port: int) -> None:
+    call = b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%b\r\n%b"
+    sizes = (3, 70_000, 0, 11)
+    calls = [call % (size, b"" if size != 11 else b"Connection: close\r\n", b"x" * size) for size in sizes]
+    answers = await _exchange(port, b"".join(calls))
+    assert [int(answer.rpartition(b"\r\n")[2]) for answer in answers.split(b"HTTP/1.1 200 OK")[1:]] == list(sizes)
+
+
+async def test_an_offer_to_upgrade_is_not_taken_up_and_the_body_is_read(port: int) -> None:
+    call = b"POST /body HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 5\r\n\r\nhello"
+    answers = await _exchange(port, call + call.replace(b"upgrade\r\nUpgrade: h2c", b"close"))
+    assert answers.count(b"HTTP/1.1 200 OK") == 2
+    assert answers.endswith(b"5")
+
+
+async def test_a_caller_who_waits_to_be_asked_for_the_body_is_asked(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
+    assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    writer.write(b"hello")
+    assert (await reader.readuntil(b"\r\n\r\n5")).startswith(b"HTTP/1.1 200 OK")
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\n",
+        b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhel",
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n",
+    ],
+    ids=["a head", "a body", "a second head"],
+)
+async def test_a_request_without_an_end_is_given_up(part: bytes) -> None:
+    async with _serving(head=0.2, body=0.2, rest=0.2) as port:
+        answer = await _exchange(port, part)
+    last = answer[answer.rindex(b"HTTP/1.1 ") :]
+    assert last.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    assert b"connection: close" in last
+
+
+async def test_a_connection_that_says_nothing_is_closed(port: int) -> None:
+    async with _serving(head=0.2) as impatient:
+        assert await _exchange(impatient) == b""
+
+
+async def test_a_connection_that_is_kept_for_another_call_is_not_kept_for_ever() -> None:
+    async with _serving(rest=0.2) as port:
+        answer = await _exchange(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answer.count(b"HTTP/1.1") == 1
 
 
 # --- addresses -----------------------------------------------------------------------------------------------

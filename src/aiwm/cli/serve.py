@@ -10,14 +10,15 @@ import sys
 from collections.abc import Mapping
 
 import uvloop
-from starlette.types import ASGIApp
 
 from aiwm import __version__, logs
-from aiwm.app import Doors, Program, running
+from aiwm.app import Program, running
 from aiwm.cli.demo import Demo, curl_line, prepare
 from aiwm.identity.keys import ADMIN_PASSWORD
 from aiwm.server import Server, bound
 from aiwm.settings import Settings
+from aiwm.web.asgi import Asgi
+from aiwm.web.call import Application
 
 
 def serve(*, demo: bool) -> None:
@@ -38,8 +39,8 @@ async def _serve(settings: Settings, *, demo: bool) -> None:
 async def _serve_on(listeners: Mapping[str, socket.socket], settings: Settings, *, demo: bool) -> None:
     ports: dict[str, int] = {name: listener.getsockname()[1] for name, listener in listeners.items()}
     settings = settings.model_copy(update={"port": ports["gateway"]})
-    applications: dict[int, ASGIApp] = {}
-    server = Server(Doors(applications), drain_seconds=settings.drain_seconds)
+    applications: dict[int, Application] = {}
+    server = Server(applications, drain_seconds=settings.drain_seconds)
     async with running(
         settings,
         variable=os.environ.get,
@@ -55,7 +56,7 @@ async def _serve_on(listeners: Mapping[str, socket.socket], settings: Settings, 
         if demo:
             from aiwm.simulator.app import Simulator
 
-            applications[ports["simulator"]] = Simulator()
+            applications[ports["simulator"]] = Asgi(Simulator())
             prepared = await prepare(program, f"http://127.0.0.1:{ports['simulator']}")
         _greet(settings, ports, program, prepared)
         _settle_memory()

@@ -10,6 +10,7 @@ import uvloop
 from aiwm.server import Server, bind
 from aiwm.settings import Settings
 from aiwm.simulator.app import Simulator
+from aiwm.web.asgi import Asgi
 
 
 def simulate(*, port: int | None) -> None:
@@ -21,4 +22,5 @@ def simulate(*, port: int | None) -> None:
             f"Simulated provider on http://{host}:{bound} (OpenAI, Anthropic, Google; any key). Ctrl-C stops it.",
             flush=True,
         )
-        runner.run(Server(Simulator(), drain_seconds=settings.drain_seconds).run_on([listener]))
+        server = Server({bound: Asgi(Simulator())}, drain_seconds=settings.drain_seconds)
+        runner.run(server.run_on([listener]))

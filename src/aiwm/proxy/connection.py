@@ -57,6 +57,11 @@ class UpstreamResponse:
         self._failure: Exception | None = None
         self._connection: Connection | None = connection
 
+    @property
+    def ready(self) -> bool:
+        """Whether `next` would not wait."""
+        return bool(self._pieces) or self.complete or self._failure is not None
+
     async def next(self) -> bytes:
         """What of the body has arrived and was not taken yet, waiting for some if need be; b"" at the end.
 

@@ -14,8 +14,6 @@ from functools import lru_cache
 from typing import Protocol
 from urllib.parse import quote, unquote_to_bytes
 
-from starlette.types import Receive, Scope, Send
-
 from aiwm.domain.ids import checked_id
 from aiwm.domain.times import Clock
 from aiwm.domain.usage import End
@@ -25,18 +23,17 @@ from aiwm.errors import (
     BodyTooLarge,
     ClientGone,
     Invalid,
-    NotFound,
     Unauthorized,
     Unavailable,
     UpstreamTimeout,
 )
 from aiwm.metering.meter import Book, Meter
-from aiwm.proxy.client import Client
 from aiwm.proxy.masking import Pieces, masked_error
 from aiwm.proxy.upstream import Upstream, UpstreamResponse
 from aiwm.targets import Target, TargetTable
+from aiwm.web.call import Call
 from aiwm.wire.credentials import caller_token
-from aiwm.wire.headers import answer_headers, find, request_lines
+from aiwm.wire.headers import Firsts, answer_headers, firsts, request_lines
 from aiwm.wire.json_splice import with_model
 from aiwm.wire.urls import request_target
 
@@ -50,7 +47,7 @@ class Tokens(Protocol):
 
 
 class Inference:
-    """The ASGI application behind `/deployments/{id}/inference/`. It raises our errors; who mounts it renders them."""
+    """Answers the calls behind `/deployments/{id}/inference/`. It raises our errors; who calls it renders them."""
 
     def __init__(
         self,
@@ -69,117 +66,132 @@ class Inference:
         self._clock = clock
         self._max_body_bytes = max_body_bytes
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        facts = scope["aiwm"]
-        principal = await self._caller(scope)
-        deployment_id, path = _split(scope)
+    async def __call__(self, call: Call, deployment: bytes, path: bytes) -> None:
+        """`path` is the provider's, as the caller spelled it."""
+        headers = firsts(call.headers)
+        token = caller_token(call.headers)
+        if token is None:
+            raise Unauthorized
+        principal = _acting(self._tokens.known(token) or await self._tokens.verify(token), call, headers)
+        deployment_id = checked_id(deployment.decode("latin-1"), "Deployment")
         principal.require_deployment(deployment_id)
         target = self._targets.running(deployment_id, principal.org_id)
-        facts.deployment_id = deployment_id
+        call.deployment_id = deployment_id
 
-        client = Client(receive, max_bytes=self._max_body_bytes)
-        self._refuse_too_large(scope)
+        self._refuse_too_large(headers)
         path, asked = _with_model_in_path(path, target)
         body: bytes | AsyncIterator[bytes]
-        if _takes_model(target, path, scope):
-            spliced = with_model(
-                await client.body(), model=target.model, aliases=target.aliases, allowed=target.allowed
-            )
+        if call.method == b"POST" and _takes_model(target, path, headers):
+            whole = await call.body(max_bytes=self._max_body_bytes)
+            spliced = with_model(whole, model=target.model, aliases=target.aliases, allowed=target.allowed)
             body, asked = spliced.body, spliced.model
         else:
-            body = await client.stream()
-        framing, chunked = _framing(scope, body)
+            body = await call.stream(max_bytes=self._max_body_bytes)
+        framing, chunked = _framing(headers, body)
         head = b"%b %b HTTP/1.1\r\n%b%b%b%b\r\n" % (
-            scope["method"].encode("ascii"),
-            request_target(target.base, path, _query(scope["query_string"], target)),
+            call.method,
+            request_target(target.base, path, _query(call.query, target)),
             target.lines,
-            request_lines(scope["headers"], replaced=target.replaced),
-            _defaults(scope, target),
+            request_lines(call.headers, headers, replaced=target.replaced),
+            _defaults(headers, target),
             framing,
         )
 
         meter = Meter(
             target,
             principal,
-            request_id=facts.request_id,
-            correlation_id=facts.correlation_id,
+            request_id=call.request_id,
+            correlation_id=call.correlation_id,
             asked=asked,
             book=self._book,
             clock=self._clock,
         )
         try:
-            async with client.listening(body):
-                response = await self._upstream.send(
-                    target.base.origin,
-                    head,
-                    body,
-                    timeouts=target.timeouts,
-                    is_head=scope["method"] == "HEAD",
-                    chunked=chunked,
-                    on_sent=meter.sent,
-                )
-                try:
-                    if response.status >= 300:
-                        client.body_unwanted()
-                    await _relay(response, target, meter, client, send)
-                finally:
-                    response.release()
+            _end_with_the_caller(call)
+            response = await self._upstream.send(
+                target.base.origin,
+                head,
+                body,
+                timeouts=target.timeouts,
+                is_head=call.method == b"HEAD",
+                chunked=chunked,
+                on_sent=meter.sent,
+            )
+            try:
+                if response.status >= 300:
+                    call.discard()  # A refusal: the provider reads no more of the body.
+                await _relay(response, target, meter, call)
+            finally:
+                response.release()
+        except asyncio.CancelledError:
+            if call.gone:
+                meter.close(End.CLIENT_GONE)
+                raise ClientGone from None
+            # Only the server cancels else, when the time for its end has come.
+            meter.close(End.GATEWAY_DIED)
+            raise Unavailable("AIWM is stopping; send the request again") from None
         except BaseException as error:
             meter.close(_end(error))
-            if isinstance(error, asyncio.CancelledError):
-                # A caller who leaves is a ClientGone: only the server cancels, when the time for its end has come.
-                raise Unavailable("AIWM is stopping; send the request again") from None
             raise
         finally:
+            call.on_gone = None
             if meter.row is not None:
-                facts.tokens, facts.end = meter.row.usage.total_tokens, meter.row.end
+                call.tokens, call.end = meter.row.usage.total_tokens, meter.row.end
 
-    async def _caller(self, scope: Scope) -> Principal:
-        headers = scope["headers"]
-        token = caller_token(headers)
-        if token is None:
-            raise Unauthorized
-        principal = self._tokens.known(token) or await self._tokens.verify(token)
-        facts = scope["aiwm"]
-        facts.user_id, facts.org_id = principal.user_id, principal.org_id
-        organization = find(headers, ORGANIZATION_HEADER)
-        if organization is not None:
-            principal = principal.acting_in(organization.decode("latin-1"))
-            if principal.org_id != principal.home_org_id:
-                facts.acting_for = principal.org_id
-        principal.require(Role.VIEWER)
-        return principal
-
-    def _refuse_too_large(self, scope: Scope) -> None:
+    def _refuse_too_large(self, headers: Firsts) -> None:
         """Before a byte of it is read, when the caller says how long it is."""
-        length = find(scope["headers"], b"content-length")
+        length = headers.get(b"content-length")
         if length is not None and int(length) > self._max_body_bytes:
             raise BodyTooLarge(f"The request body is too large: at most {self._max_body_bytes} bytes are passed on")
+
+
+def _acting(principal: Principal, call: Call, headers: Firsts) -> Principal:
+    """The caller, in the organization that it wants to act in. Raises Forbidden."""
+    call.user_id, call.org_id = principal.user_id, principal.org_id
+    organization = headers.get(ORGANIZATION_HEADER)
+    if organization is not None:
+        principal = principal.acting_in(organization.decode("latin-1"))
+        if principal.org_id != principal.home_org_id:
+            call.acting_for = principal.org_id
+    principal.require(Role.VIEWER)
+    return principal
+
+
+def _end_with_the_caller(call: Call) -> None:
+    """From here on the caller's leaving cancels the work; until now only its body told. Raises ClientGone."""
+    if call.gone:
+        raise ClientGone
+    task = asyncio.current_task()
+    if task is not None:
+        call.on_gone = task.cancel
 
 
 _WITHOUT_BODY = frozenset({204, 304})
 
 
-async def _relay(response: UpstreamResponse, target: Target, meter: Meter, client: Client, send: Send) -> None:
-    """The answer as it comes. What is booked is booked before the client has the last byte."""
+async def _relay(response: UpstreamResponse, target: Target, meter: Meter, call: Call) -> None:
+    """The answer as it comes. What is booked is booked before the caller has the last byte."""
     headers = answer_headers(response.headers, secret=target.secret)
     if response.status in _WITHOUT_BODY:
-        # The length of a body that does not come: the server would wait for it.
+        # The length of a body that does not come: the caller would wait for it.
         headers = [header for header in headers if header[0] != b"content-length"]
     meter.begin(response.status, response.headers)
     pieces: Pieces = response.next
     if response.status >= 400 and target.secret:
         headers, pieces = await masked_error(response, headers, target.secret)
-    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    call.start(response.status, headers)
     last = False
     while not last:
+        if not response.ready:
+            call.flush()
         piece = await pieces()
+        if call.held_back:
+            await call.drained()
         meter.feed(piece)
         last = response.complete
         if last:
             meter.close(End.COMPLETE)
-            client.answered = True
-        await send({"type": "http.response.body", "body": piece, "more_body": not last})
+        call.write(piece, last=last)
 
 
 def _end(error: BaseException) -> End:
@@ -198,38 +210,28 @@ def _end(error: BaseException) -> End:
 # -- the request for the provider
 
 
-_INFERENCE = re.compile(rb"/deployments/([^/]+)/inference(?:/(.*))?", re.DOTALL)
-
-
-def is_inference(scope: Scope) -> bool:
-    return _INFERENCE.fullmatch(scope["raw_path"]) is not None
-
-
-def _split(scope: Scope) -> tuple[str, bytes]:
-    """The deployment's id, and the provider's path as the caller spelled it."""
-    match = _INFERENCE.fullmatch(scope["raw_path"])
-    if match is None:
-        raise NotFound
-    return checked_id(match[1].decode("latin-1"), "Deployment"), match[2] or b""
+INFERENCE = re.compile(rb"/deployments/([^/]+)/inference(?:/(.*))?", re.DOTALL)
+"""The paths that go to providers: the deployment's id, and the provider's path as the caller spelled it."""
 
 
 _UP_TO_VERSION = re.compile(rb"(?:.*/)?v\d+[a-z0-9]*/")
 
 
-def _takes_model(target: Target, path: bytes, scope: Scope) -> bool:
+def _takes_model(target: Target, path: bytes, headers: Firsts) -> bool:
     """Whether the provider's API takes a `model` in the JSON body of this path."""
-    if scope["method"] != "POST":
-        return False
-    name = unquote_to_bytes(path).removesuffix(b"/")
-    version = _UP_TO_VERSION.match(name)
-    if version is not None:
-        name = name[version.end() :]
-    if name.decode("latin-1") not in target.provider.model_in_body:
+    if _without_version(path) not in target.provider.model_in_body:
         return False
     if target.allowed is not None:
         return True  # Whatever the body says it is: some servers read it as JSON all the same.
-    kind = find(scope["headers"], b"content-type")
-    return kind is None or not kind.startswith(b"multipart/")
+    return not headers.get(b"content-type", b"").startswith(b"multipart/")
+
+
+@lru_cache(maxsize=1024)
+def _without_version(path: bytes) -> str:
+    """What the provider's API calls this path, whatever stands before it."""
+    name = unquote_to_bytes(path).removesuffix(b"/")
+    version = _UP_TO_VERSION.match(name)
+    return name[version.end() if version is not None else 0 :].decode("latin-1")
 
 
 def _with_model_in_path(path: bytes, target: Target) -> tuple[bytes, str | None]:
@@ -274,18 +276,18 @@ def _query(query: bytes, target: Target) -> bytes:
     return query
 
 
-def _defaults(scope: Scope, target: Target) -> bytes:
+def _defaults(headers: Firsts, target: Target) -> bytes:
     """Headers that the provider must have, unless the caller sent its own."""
     if not target.defaults:
         return b""
-    return b"".join(line for name, line in target.defaults if find(scope["headers"], name) is None)
+    return b"".join(line for name, line in target.defaults if name not in headers)
 
 
-def _framing(scope: Scope, body: bytes | AsyncIterator[bytes]) -> tuple[bytes, bool]:
+def _framing(headers: Firsts, body: bytes | AsyncIterator[bytes]) -> tuple[bytes, bool]:
     """The header line that says how long the body is, and whether it goes in chunks: as the caller did it."""
-    length = find(scope["headers"], b"content-length")
+    length = headers.get(b"content-length")
     if isinstance(body, bytes):
-        has_body = body or length is not None or find(scope["headers"], b"transfer-encoding") is not None
+        has_body = body or length is not None or b"transfer-encoding" in headers
         return (b"content-length: %d\r\n" % len(body) if has_body else b""), False
     if length is not None:
         return b"content-length: %b\r\n" % length, False

@@ -26,7 +26,7 @@ Sleep = Callable[[float], Awaitable[object]]
 
 class BrokenOff(Exception):
     """Raised on purpose, by `cut`, when the answer has begun: the server has no way left but to close the connection
-    without the end of the body. (uvicorn logs it as an error of the application.)"""
+    without the end of the body. (The server closes the connection then.)"""
 
 
 _Encoder = tuple[Callable[[bytes], bytes], Callable[[], bytes]]
@@ -37,7 +37,7 @@ async def deliver(
     answer: Answer, headers: Headers, switches: Switches, *, receive: Receive, send: Send, sleep: Sleep
 ) -> None:
     """Send the answer as the switches say; returns early if the client leaves. Raises BrokenOff for `cut`."""
-    # Some servers' send raises OSError when the client has left (ASGI 2.4); uvicorn's does nothing then.
+    # Some servers' send raises OSError when the client has left (ASGI 2.4); ours does nothing then.
     with contextlib.suppress(OSError):
         if switches is NONE:
             await _at_once(answer, headers, send)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from aiwm.errors import Invalid
@@ -57,6 +57,14 @@ _NOT_FOR_CLIENTS = _HOP_BY_HOP | {
 }
 
 
+Firsts = Mapping[bytes, bytes]
+"""The value of the first header of each name."""
+
+
+def firsts(headers: Sequence[Header]) -> dict[bytes, bytes]:
+    return dict(reversed(headers))
+
+
 def find(headers: Sequence[Header], name: bytes) -> bytes | None:
     """The value of the first header of that name."""
     for key, value in headers:
@@ -65,14 +73,16 @@ def find(headers: Sequence[Header], name: bytes) -> bytes | None:
     return None
 
 
-def request_lines(headers: Sequence[Header], *, replaced: frozenset[bytes]) -> bytes:
+def request_lines(headers: Sequence[Header], first: Firsts, *, replaced: frozenset[bytes]) -> bytes:
     """The caller's headers as lines for the provider; without those in `replaced`, which the target sets itself."""
-    dropped = _dropped(headers, _without(replaced))
-    lines = [b": ".join(header) for header in headers if header[0] not in dropped]
-    block = _block(lines)
+    dropped = _without(replaced)
+    if b"connection" in first:
+        dropped = _dropped(headers, dropped)
+    lines = [b"%b: %b\r\n" % header for header in headers if header[0] not in dropped]
+    block = b"".join(lines)
     if _FORWARDED in block:
         lines = [line for line in lines if not line.startswith(_FORWARDED)]
-        block = _block(lines)
+        block = b"".join(lines)
     if block.count(b"\r") != len(lines) or block.count(b"\n") != len(lines) or 0 in block:
         raise Invalid("A header of the request has a line break or a NUL in it; send it without")
     return block
@@ -98,7 +108,3 @@ def _dropped(headers: Sequence[Header], always: frozenset[bytes]) -> frozenset[b
         if name == b"connection" and value not in (b"keep-alive", b"close"):
             always |= {token.strip() for token in value.lower().split(b",")}
     return always
-
-
-def _block(lines: Sequence[bytes]) -> bytes:
-    return b"\r\n".join((*lines, b""))

@@ -15,8 +15,10 @@ from aiwm.domain.users import Principal, Role
 from aiwm.iam.routes import auth_routes, iam_routes
 from aiwm.store.database import Database
 from aiwm.web.application import application
+from aiwm.web.asgi import Asgi
 from aiwm.web.bodies import JsonBodies
 from aiwm.web.front import Front
+from inside import calling
 from people import PASSWORD, Iam, Town
 
 ID = re.compile(r"[0-9a-f]{24}")
@@ -39,10 +41,8 @@ async def client(town: Town) -> AsyncIterator[httpx2.AsyncClient]:
         tokens=iam.verifier,
         published_keys=iam.signer.published_keys,
     )
-    app = Front(
-        JsonBodies(application(title="IAM", description="", routers=[routes]), max_bytes=100_000), log=lambda _: None
-    )
-    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://iam") as client:
+    app = JsonBodies(application(title="IAM", description="", routers=[routes]), max_bytes=100_000)
+    async with calling(Front(Asgi(app), log=lambda _: None)) as client:
         yield client
 
 
@@ -382,11 +382,9 @@ async def test_organizations_are_the_operators_business(town: Town, client: http
 async def test_the_other_port_has_logins_but_no_users(town: Town) -> None:
     iam = town.iam
     routes = auth_routes(sessions=iam.sessions, tokens=iam.verifier, published_keys=iam.signer.published_keys)
-    app = Front(
-        JsonBodies(application(title="AIWM", description="", routers=[routes]), max_bytes=100_000), log=lambda _: None
-    )
+    app = JsonBodies(application(title="AIWM", description="", routers=[routes]), max_bytes=100_000)
 
-    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://aiwm") as client:
+    async with calling(Front(Asgi(app), log=lambda _: None)) as client:
         login = await client.post("/auth/login", json={"username": "red-owner", "password": PASSWORD})
         users = await client.get("/users", headers={"authorization": f"Bearer {login.json()['accessToken']}"})
 

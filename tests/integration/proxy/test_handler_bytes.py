@@ -344,7 +344,6 @@ async def test_the_headers_of_a_request_keep_their_order_and_their_duplicates(do
     assert [header for header in fields(head) if header[0] not in {"host", "authorization"}] == sent
 
 
-@pytest.mark.xfail(reason="uvicorn's parser throws the body of a request with an Upgrade header away", strict=True)
 async def test_a_request_that_wants_to_upgrade_is_passed_on_as_a_plain_one(door: Door) -> None:
     headers = [("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "AAMAAABk")]
     async with RawServer(answering()) as server:

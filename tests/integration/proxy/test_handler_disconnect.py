@@ -266,7 +266,7 @@ async def refuses_connections(door: Door) -> bool:
 
 def assert_only_the_cut_was_logged(door: Door) -> None:
     (complaint,) = door.complaints()
-    assert "timeout graceful shutdown exceeded" in complaint
+    assert "requests that did not end in time are broken off" in complaint
 
 
 async def test_a_stream_that_runs_is_finished_before_the_program_ends(stopping: Callable[[int], Door]) -> None:

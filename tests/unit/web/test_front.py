@@ -4,47 +4,45 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import quote
 
 import pytest
-from starlette.types import Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
 from aiwm.errors import AnswerBroken, ClientGone, Invalid
+from aiwm.web.call import Call
 from aiwm.web.front import Front
+from fakes import Wire
 
 
 class _Asked:
     """One request to an application that does `work`, and what came of it."""
 
     def __init__(self) -> None:
-        self.sent: list[Message] = []
+        self.wire = Wire()
         self.logs: list[Any] = []
         self.lines: list[dict[str, Any]] = []
 
-    async def run(self, work: Any, *, headers: list[tuple[bytes, bytes]] | None = None, **scope: Any) -> _Asked:
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            await work(scope, send)
-
-        async def receive() -> Message:
-            raise AssertionError("nobody reads here")
-
-        async def send(message: Message) -> None:
-            self.sent.append(message)
-
-        request = {
-            "type": "http",
-            "method": "GET",
-            "path": "/models",
-            "query_string": b"key=sk-1",
-            "headers": headers or [],
-        }
+    async def run(
+        self, work: Any, *, headers: list[tuple[bytes, bytes]] | None = None, path: str = "/models"
+    ) -> _Asked:
+        call = Call(self.wire, method=b"GET", path=quote(path).encode(), query=b"key=sk-1", headers=headers or [])
         with capture_logs() as self.logs:
-            await Front(app, log=self.lines.append)(request | scope, receive, send)
+            await Front(work, log=self.lines.append)(call)
         return self
 
     @property
+    def status(self) -> int:
+        return int(self.wire.written.split(b" ")[1])
+
+    @property
     def headers(self) -> dict[bytes, bytes]:
-        return dict(self.sent[0]["headers"])
+        head = self.wire.written.partition(b"\r\n\r\n")[0]
+        return dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:])
+
+    @property
+    def body(self) -> bytes:
+        return self.wire.written.partition(b"\r\n\r\n")[2]
 
     @property
     def line(self) -> Any:
@@ -52,15 +50,15 @@ class _Asked:
         return line
 
 
-async def _answers(_: Scope, send: Send) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]})
-    await send({"type": "http.response.body", "body": b"hello"})
+async def _answers(call: Call) -> None:
+    call.answer(200, [(b"a", b"b"), (b"content-length", b"5")], b"hello")
 
 
 def _raises(error: Exception, *, after_the_start: bool = False) -> Any:
-    async def work(_: Scope, send: Send) -> None:
+    async def work(call: Call) -> None:
         if after_the_start:
-            await send({"type": "http.response.start", "status": 200, "headers": []})
+            call.start(200, [])
+            call.flush()
         raise error
 
     return work
@@ -68,7 +66,7 @@ def _raises(error: Exception, *, after_the_start: bool = False) -> Any:
 
 async def test_an_answer_passes_with_the_correlation_id_added() -> None:
     asked = await _Asked().run(_answers)
-    assert asked.sent[1] == {"type": "http.response.body", "body": b"hello"}
+    assert asked.body == b"hello"
     assert asked.headers[b"a"] == b"b"
     assert asked.headers[b"x-correlation-id"].decode() == asked.line["correlation_id"]
 
@@ -81,7 +79,7 @@ async def test_two_requests_have_two_correlation_ids() -> None:
 async def test_the_callers_own_correlation_id_is_kept() -> None:
     asked = await _Asked().run(_raises(Invalid("no")), headers=[(b"x-correlation-id", b"order-42:7")])
     assert asked.headers[b"x-correlation-id"] == b"order-42:7"
-    assert json.loads(asked.sent[1]["body"])["correlationId"] == asked.line["correlation_id"] == "order-42:7"
+    assert json.loads(asked.body)["correlationId"] == asked.line["correlation_id"] == "order-42:7"
 
 
 @pytest.mark.parametrize("given", [b"", b"a b", b"x" * 129, b"a\tb", b"\xff", b'"', b"<script>"])
@@ -93,16 +91,16 @@ async def test_a_correlation_id_that_can_not_be_logged_is_replaced(given: bytes)
 
 async def test_an_error_of_ours_is_answered_in_its_shape() -> None:
     asked = await _Asked().run(_raises(Invalid("That is wrong")))
-    assert asked.sent[0]["status"] == 400
-    assert json.loads(asked.sent[1]["body"])["message"] == "That is wrong"
+    assert asked.status == 400
+    assert json.loads(asked.body)["message"] == "That is wrong"
     assert asked.headers[b"x-aiwm-error"] == b"gateway"
     assert asked.logs == []
 
 
 async def test_an_error_nobody_thought_of_is_answered_without_its_text_and_logged_with_it() -> None:
     asked = await _Asked().run(_raises(RuntimeError("the secret is sk-1")))
-    assert asked.sent[0]["status"] == 500
-    assert b"sk-1" not in asked.sent[1]["body"]
+    assert asked.status == 500
+    assert b"sk-1" not in asked.body
     [unexpected] = [line for line in asked.logs if line["event"] == "unexpected error"]
     assert unexpected["exc_info"]
     assert unexpected["correlation_id"] == asked.line["correlation_id"]
@@ -111,20 +109,21 @@ async def test_an_error_nobody_thought_of_is_answered_without_its_text_and_logge
 @pytest.mark.parametrize("error", [AnswerBroken(), RuntimeError(), Invalid()])
 async def test_after_the_status_line_nothing_is_added_to_a_broken_answer(error: Exception) -> None:
     asked = await _Asked().run(_raises(error, after_the_start=True))
-    assert [message["type"] for message in asked.sent] == ["http.response.start"]
+    assert asked.wire.written.endswith(b"\r\n\r\n")
+    assert not asked.wire.ends
     assert asked.line["status"] == 200
 
 
 async def test_a_caller_who_is_gone_is_not_answered() -> None:
     asked = await _Asked().run(_raises(ClientGone()))
-    assert asked.sent == []
+    assert asked.wire.written == b""
     assert (asked.line["status"], asked.line["end"]) == (499, "The client closed the connection")
 
 
 async def test_the_line_says_who_did_what_and_nothing_of_the_query() -> None:
-    async def work(scope: Scope, send: Send) -> None:
-        scope["aiwm"].user_id, scope["aiwm"].org_id, scope["aiwm"].tokens = "mai", "red", 33
-        await _answers(scope, send)
+    async def work(call: Call) -> None:
+        call.user_id, call.org_id, call.tokens = "mai", "red", 33
+        await _answers(call)
 
     line = (await _Asked().run(work)).line
     assert line.pop("ms") >= 0
@@ -142,7 +141,9 @@ async def test_a_path_can_not_begin_another_line_nor_speak_to_the_terminal(path:
     assert line["path"].isprintable()
 
 
-async def test_what_is_not_http_is_left_alone() -> None:
-    asked = await _Asked().run(_answers, type="websocket")
-    assert asked.sent == []
-    assert asked.lines == []
+async def test_an_answer_that_was_begun_but_not_sent_makes_room_for_the_error() -> None:
+    async def work(call: Call) -> None:
+        call.start(200, [(b"content-length", b"5")])
+        raise AnswerBroken
+
+    assert (await _Asked().run(work)).status == 502

@@ -1,0 +1,393 @@
+"""One connection from a caller, and the calls on it: HTTP/1.1 below ASGI.
+
+The parser's callbacks build a `Call`; it is handed to the application when its head is here, which for most is when
+all of it is here. One call is worked on at a time: the next one of a caller who does not wait for answers stays in
+line, and so do its bytes. In between, a connection is in one of these states, each with the time it may last:
+
+    resting     between two calls; kept for the next one
+    head        the first byte of a request has come, the end of its head has not
+    body        its body is awaited, and nothing of it comes
+    answering   the application works: it has timers of its own
+    stuck       the caller does not take its answer
+
+A request that is not HTTP, or whose framing two readers could read differently, is answered with 400 and the
+connection closed: what comes behind it could be anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import httptools
+
+from aiwm.domain.ids import new_id
+from aiwm.errors import AiwmError, Invalid, RequestTimeout
+from aiwm.web.call import STATUS_LINES, Application, Call, Header
+from aiwm.web.errors import render
+
+MAX_HEAD_BYTES = 64 * 1024
+"""Of one request, its target included."""
+
+_CLOCK_STEP = 0.002  # uvloop counts in whole milliseconds, so a timer may fire a little before its time.
+_NEVER = float("inf")
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """Seconds that a caller may let pass."""
+
+    rest: float = 75
+    """Longer than callers keep idle connections (60 s is usual): who sends the next request should close first."""
+    head: float = 30
+    body: float = 60
+    stuck: float = 300
+
+
+class Crowd:
+    """All connections of a server, and the tasks that answer their calls."""
+
+    def __init__(self) -> None:
+        self.connections: set[Connection] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._emptied: asyncio.Future[None] | None = None
+
+    async def emptied(self) -> None:
+        """Waits until no call is being answered and no connection is open."""
+        while self.connections or self.tasks:
+            self._emptied = asyncio.get_running_loop().create_future()
+            await self._emptied
+
+    def check(self) -> None:
+        """Called when something has left."""
+        if self._emptied is not None and not (self.connections or self.tasks or self._emptied.done()):
+            self._emptied.set_result(None)
+
+
+class Connection(asyncio.Protocol):
+    """`door` gives the application for a port, the one that the connection came in on."""
+
+    __slots__ = (
+        "_app",
+        "_call",
+        "_client",
+        "_crowd",
+        "_deadline",
+        "_door",
+        "_drained",
+        "_expects_continue",
+        "_headers",
+        "_line",
+        "_loop",
+        "_muted",
+        "_new",
+        "_parser",
+        "_patience",
+        "_reading",
+        "_room",
+        "_stopping",
+        "_task",
+        "_timer",
+        "_timer_at",
+        "_transport",
+        "_url",
+        "held_back",
+    )
+
+    def __init__(self, door: Callable[[int], Application], crowd: Crowd, patience: Patience) -> None:
+        self._door = door
+        self._crowd = crowd
+        self._patience = patience
+        self._loop = asyncio.get_running_loop()
+        self._parser = _parser(self)
+        self._transport: asyncio.Transport | None = None
+        self._app: Application | None = None
+        self._client: tuple[str, int] | None = None
+        self._url = b""
+        self._headers: list[Header] = []
+        self._room = MAX_HEAD_BYTES
+        self._expects_continue = False
+        self._muted = False
+        self._new: Call | None = None
+        """The call whose body is being read."""
+        self._call: Call | None = None
+        """The call that is being answered."""
+        self._task: asyncio.Task[None] | None = None
+        self._line: deque[Call] = deque()
+        self._reading = True
+        self._stopping = False
+        self.held_back = False
+        self._drained: asyncio.Future[None] | None = None
+        self._deadline = _NEVER
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = _NEVER
+
+    # The transport's callbacks.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._app = self._door(transport.get_extra_info("sockname")[1])
+        peer = transport.get_extra_info("peername")
+        self._client = (str(peer[0]), int(peer[1])) if peer else None
+        self._crowd.connections.add(self)
+        self._expect(self._patience.head)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._transport = None
+        self._crowd.connections.discard(self)
+        self._crowd.check()
+        if self._timer is not None:
+            self._timer.cancel()
+        self.resume_writing()
+        self._leave()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._not_upgraded(data[upgrade.args[0] :])
+            return
+        except httptools.HttpParserError:
+            self._refuse(Invalid(f"This is no HTTP/1.1 request, or its head is larger than {MAX_HEAD_BYTES} bytes"))
+            return
+        if self._call is None and self._line:
+            self._begin(self._line.popleft())
+        elif self._new is not None and not self._new.whole:
+            self._expect(self._patience.body)
+
+    def pause_writing(self) -> None:
+        self.held_back = True
+        self._expect(self._patience.stuck)
+
+    def resume_writing(self) -> None:
+        self.held_back = False
+        self._deadline = _NEVER
+        if self._new is not None:
+            self._expect(self._patience.body)
+        drained, self._drained = self._drained, None
+        if drained is not None and not drained.done():
+            drained.set_result(None)
+
+    # The parser's callbacks. What they raise comes out of feed_data as an HttpParserError.
+
+    def on_message_begin(self) -> None:
+        if self._muted:
+            return
+        self._url = b""
+        self._headers = []
+        self._room = MAX_HEAD_BYTES
+        self._expects_continue = False
+        if self._call is None:
+            self._expect(self._patience.head)
+
+    def on_url(self, url: bytes) -> None:
+        if self._muted:
+            return
+        self._take(len(url))
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._muted:
+            return
+        self._take(len(name) + len(value))
+        name = name.lower()
+        self._headers.append((name, value))
+        if name == b"expect" and value.lower() == b"100-continue":
+            self._expects_continue = True
+
+    def on_headers_complete(self) -> None:
+        if self._muted:
+            return
+        parser = self._parser
+        path, query = _target(self._url)
+        version = parser.get_http_version()
+        call = self._new = Call(
+            self,
+            method=parser.get_method(),
+            path=path,
+            query=query,
+            headers=self._headers,
+            version=version,
+            keep=parser.should_keep_alive() and version != "1.0" and not self._stopping,
+            expects_continue=self._expects_continue,
+            client=self._client,
+        )
+        self._line.append(call)
+        self._url = b""
+        if self._call is not None:
+            self.pause_reading()  # Until the answer before it is whole.
+
+    def on_body(self, piece: bytes) -> None:
+        if self._new is not None:
+            self._new.receive(piece)
+
+    def on_message_complete(self) -> None:
+        if self._parser.should_upgrade():
+            return  # The parser takes the body for the new protocol: `_not_upgraded` reads it.
+        call, self._new = self._new, None
+        if call is not None:
+            call.received()
+            if call is self._call:
+                self._deadline = _NEVER
+
+    def _take(self, size: int) -> None:
+        self._room -= size
+        if self._room < 0:
+            raise ValueError("the head of the request is too large")
+
+    def _not_upgraded(self, rest: bytes) -> None:
+        """To upgrade is an offer, and it is not taken up: what follows is the request's body, and then the next one.
+
+        curl and Java's client make that offer with each request. The parser knows no way back, so a new one is told
+        how long the body is.
+        """
+        framing = [header for header in self._headers if header[0] in _FRAMING]
+        self._parser = _parser(self)
+        self._muted = True
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(b"%b: %b\r\n" % each for each in framing))
+        self._muted = False
+        self.data_received(rest)
+
+    # Calls.
+
+    def _begin(self, call: Call) -> None:
+        self._call = call
+        self._deadline = _NEVER
+        if not call.whole:
+            self._expect(self._patience.body)
+        task = self._task = self._loop.create_task(self._work(call))
+        self._crowd.tasks.add(task)
+
+    async def _work(self, call: Call) -> None:
+        assert self._app is not None  # noqa: S101 - there is no call before `connection_made`
+        task = self._task
+        try:
+            await self._app(call)
+        finally:
+            if task is not None:
+                self._crowd.tasks.discard(task)
+                self._crowd.check()
+            if not call.answered and self._transport is not None:
+                # The only signal left that this is no end.
+                self._transport.close()
+
+    def ended(self, *, keep: bool) -> None:
+        self._call = None
+        transport = self._transport
+        if transport is None:
+            return
+        if not keep or self._stopping:
+            transport.close()
+            return
+        self.resume_reading()
+        if self._line:
+            self._begin(self._line.popleft())
+        else:
+            self._expect(self._patience.rest if self._new is None else self._patience.body)
+
+    def stop(self) -> None:
+        """Close as soon as no call is being answered."""
+        self._stopping = True
+        if self._call is not None:
+            self._call.close_after()
+        elif self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once, whatever is being answered."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _refuse(self, error: AiwmError) -> None:
+        """Answered where there is no call for an application to answer, and closed."""
+        transport = self._transport
+        if transport is None:
+            return
+        if self._call is None or not self._call.status:
+            # Otherwise an answer is on its way: bytes of another would become part of it.
+            status, headers, body = render(error, path="", correlation_id=new_id())
+            lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+            transport.write(b"%bconnection: close\r\n%b\r\n%b" % (STATUS_LINES[status], lines, body))
+        self._leave()
+        transport.close()
+
+    def _leave(self) -> None:
+        self._line.clear()
+        for call in (self._call, self._new):
+            if call is not None:
+                call.leave()
+
+    # What a call asks for.
+
+    def write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+    async def drained(self) -> None:
+        while self.held_back:
+            if self._drained is None:
+                self._drained = self._loop.create_future()
+            await asyncio.shield(self._drained)
+
+    def pause_reading(self) -> None:
+        if self._reading and self._transport is not None:
+            self._reading = False
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self._reading and self._transport is not None and not self._transport.is_closing():
+            self._reading = True
+            self._transport.resume_reading()
+
+    # Time. There is one timer for a connection's life: it is not cancelled when a deadline moves away, it looks when
+    # it fires and is set again. Only a deadline that comes closer sets it anew, so most calls do not touch it.
+
+    def _expect(self, seconds: float) -> None:
+        """Something has to happen within `seconds` from now."""
+        self._deadline = self._loop.time() + seconds
+        if self._deadline < self._timer_at:
+            self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = self._deadline
+        self._timer = self._loop.call_at(self._deadline, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer, self._timer_at = None, _NEVER
+        if self._transport is None or self._deadline == _NEVER:
+            return
+        if self._loop.time() + _CLOCK_STEP < self._deadline:
+            self._arm()
+        elif self.held_back:
+            self._transport.abort()
+        elif self._new is not None and not self._reading:
+            self._expect(self._patience.body)  # It is we who hold the caller back.
+        elif self._url or (self._new is not None and not self._new.answered):
+            self._refuse(RequestTimeout("The request did not come to its end in time; send it again"))
+        else:
+            self._transport.close()
+
+
+def _parser(connection: Connection) -> httptools.HttpRequestParser:
+    parser = httptools.HttpRequestParser(connection)
+    # What a caller sends behind its last request is not read; it is no reason not to answer the request.
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)
+    return parser
+
+
+def _target(url: bytes) -> tuple[bytes, bytes]:
+    """Path and query, as they were spelled."""
+    if url[:1] == b"/" and b"#" not in url:
+        path, _, query = url.partition(b"?")
+    else:
+        parsed = httptools.parse_url(url)
+        path, query = parsed.path or b"/", parsed.query or b""
+    if not path.isascii():
+        raise ValueError("a target has no characters beyond ASCII")
+    return path, query
