@@ -37,29 +37,12 @@ class Server:
         self._crowd = Crowd()
         self._stopped = asyncio.Event()
         self._hurried = asyncio.Event()
-
-    interrupted = False
-    """Whether it was a person at the keyboard who stopped it."""
+        self.interrupted = False
+        """Whether it was a person at the keyboard who stopped it."""
 
     @property
     def draining(self) -> bool:
-<<<<<<< HEAD
-        return self.should_exit
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Like uvicorn's, but the process does not die of the signal afterwards: it exits with 0."""
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self.stop)
-        loop.add_signal_handler(signal.SIGINT, self._interrupt)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
-=======
         return self._stopped.is_set()
->>>>>>> f9ec274 (web: our own connections below ASGI; uvicorn is only a client of the tests)
 
     def _interrupt(self) -> None:
         self.interrupted = True
@@ -73,7 +56,7 @@ class Server:
     async def run_on(self, sockets: Sequence[socket.socket]) -> None:
         """Serves until stopped, and until the last request has come to its end or was cancelled."""
         loop = asyncio.get_running_loop()
-        with _signals(self.stop):
+        with _signals(terminate=self.stop, interrupt=self._interrupt):
             listening = [
                 await loop.create_server(self._connection, sock=listener, backlog=_BACKLOG) for listener in sockets
             ]
@@ -103,11 +86,11 @@ class Server:
 
 
 @contextlib.contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
+def _signals(*, terminate: Callable[[], None], interrupt: Callable[[], None]) -> Iterator[None]:
     """The process does not die of them: it comes to its end, and exits with 0."""
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(signal.SIGTERM, terminate)
+    loop.add_signal_handler(signal.SIGINT, interrupt)
     try:
         yield
     finally:
