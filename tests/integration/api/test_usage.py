@@ -59,7 +59,7 @@ async def test_a_report_sums_up_what_was_used(aiwm: Inside, org: str, viewer: Ca
         aiwm,
         _row(org, usage=usage, cost=2_500_000_000, first_byte_ms=100, total_ms=1000),
         _row(org, usage=usage, cost=500_000_000, first_byte_ms=100, total_ms=1000),
-        _row(org, status=429, usage=Usage(), source=Source.NONE, first_byte_ms=None, total_ms=1000),
+        _row(org, status=429, usage=Usage(), source=Source.NONE, cost=0, first_byte_ms=None, total_ms=1000),
         _row(org, end=End.CLIENT_GONE, first_byte_ms=100, total_ms=1000),
     )
     report = (await viewer("GET", "/usage")).json()
