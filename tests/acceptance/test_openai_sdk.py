@@ -18,6 +18,8 @@ HELLO = "Hello there, gateway"
 MESSAGES: Any = [{"role": "user", "content": HELLO}]
 ANSWER = words.OPENING + HELLO
 CHAT: Any = {"model": "gpt-4o", "messages": MESSAGES}
+READ = -(-len("gpt-4o" + "user" + HELLO) // 4)
+"""Tokens that a chat is taken to have cost when its answer never came: a token for four characters."""
 
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 CHAT_TOOL: Any = {"type": "function", "function": {"name": "weather", "parameters": WEATHER}}
@@ -66,11 +68,37 @@ def test_a_streamed_chat_counts_what_its_last_chunk_says(deployed: Deployed, cli
     assert deployed.used == (1, last.usage.total_tokens)
 
 
-def test_a_streamed_chat_that_says_no_usage_is_passed_on_as_it_is(deployed: Deployed, client: openai.OpenAI) -> None:
+def test_a_streamed_chat_that_asks_for_no_usage_sees_none_and_is_counted(
+    deployed: Deployed, client: openai.OpenAI
+) -> None:
+    usage = client.chat.completions.create(**CHAT).usage
     chunks = list(client.chat.completions.create(**CHAT, stream=True))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == ANSWER
-    assert all(chunk.choices and chunk.usage is None for chunk in chunks)
-    assert deployed.used == (1, 0)
+    assert all(chunk.choices and "usage" not in chunk.model_fields_set for chunk in chunks)
+    assert usage is not None
+    assert deployed.used == (2, 2 * usage.total_tokens)
+
+
+@pytest.mark.parametrize("options", [None, {"include_usage": True}, {"include_usage": False}, {}], ids=str)
+@pytest.mark.parametrize("route", ["chat", "completions"])
+def test_a_stream_is_what_the_provider_itself_would_have_sent(
+    deployed: Deployed, client: openai.OpenAI, simulator: str, route: str, options: Any
+) -> None:
+    asked: Any = {} if options is None else {"stream_options": options}
+
+    def streamed(client: openai.OpenAI) -> list[dict[str, Any]]:
+        if route == "chat":
+            chunks: Any = client.chat.completions.create(**CHAT, stream=True, **asked)
+        else:
+            chunks = client.completions.create(model="gpt-4o", prompt=HELLO, stream=True, **asked)
+        # Of each answer's own: its number and its time.
+        return [{**chunk.model_dump(exclude_unset=True), "id": "", "created": 0} for chunk in chunks]
+
+    with openai.OpenAI(base_url=f"{simulator}/v1", api_key="sk-provider-key-0123456789abcdef") as direct:
+        expected = streamed(direct)
+    assert streamed(client) == expected
+    assert ("usage" in expected[0]) is (options == {"include_usage": True})
+    assert deployed.used[1] > 0
 
 
 def test_a_tool_is_called_whole_and_streamed(deployed: Deployed, client: openai.OpenAI) -> None:
@@ -251,13 +279,14 @@ def test_a_provider_that_breaks_off_is_never_a_clean_end(deployed: Deployed, cli
     stream = client.chat.completions.create(**CHAT, stream=True, **simulate("cut=3"))
     with pytest.raises(openai.APIConnectionError):
         list(stream)
-    assert deployed.used == (1, 0)
+    requests, tokens = deployed.used
+    assert (requests, tokens > READ) == (1, True)
 
 
-def test_a_client_that_loses_patience_is_counted_without_tokens(deployed: Deployed, client: openai.OpenAI) -> None:
+def test_a_client_that_loses_patience_is_counted_with_what_it_sent(deployed: Deployed, client: openai.OpenAI) -> None:
     with pytest.raises(openai.APITimeoutError):
         client.with_options(timeout=0.2).chat.completions.create(**CHAT, **simulate("hang"))
-    assert deployed.eventually_used(1, 0)
+    assert deployed.eventually_used(1, READ)
 
 
 def test_a_provider_that_never_answers_is_our_504(deploy: Deploy) -> None:
@@ -269,7 +298,7 @@ def test_a_provider_that_never_answers_is_our_504(deploy: Deploy) -> None:
         client.chat.completions.create(**CHAT, **simulate("hang"))
     assert caught.value.status_code == 504
     assert our_message(caught.value) == "Request to AI provider timed out"
-    assert deployed.used == (1, 0)
+    assert deployed.used == (1, READ)
 
 
 def test_a_provider_that_is_not_there_is_our_502(deploy: Deploy) -> None:

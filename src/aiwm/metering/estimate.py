@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import msgspec
 import orjson
 from msgspec.structs import replace
 
 from aiwm.domain.usage import Usage
 from aiwm.metering.reading import Reading
-from aiwm.providers.base import TextSteps, UsageFields
+from aiwm.providers.base import UsageFields
 
 CHARS_PER_TOKEN = 4
 
-_HELD = 16 << 10
+_HELD = 32 << 10
 """Bytes of a stream that are held unread. Nearly every answer comes to its end, and then they need not be read."""
 
 _LARGEST_REQUEST = 4 << 20
@@ -38,10 +39,10 @@ class Splitter(Protocol):
 class Estimate:
     """Sees the pieces of one stream. `made_of` makes what splits it into events."""
 
-    __slots__ = ("_chars", "_fields", "_held", "_made_of", "_size", "_splitter")
+    __slots__ = ("_chars", "_held", "_made_of", "_reader", "_size", "_splitter")
 
     def __init__(self, fields: UsageFields, made_of: Callable[[Sequence[bytes]], Splitter]) -> None:
-        self._fields = fields
+        self._reader = _reader(fields)
         self._made_of = made_of
         self._held: list[bytes] = []
         self._size = 0
@@ -67,18 +68,89 @@ class Estimate:
         return self._chars
 
     def _read(self) -> None:
-        fields = self._fields
         if self._splitter is None:
             self._splitter = self._made_of(_ANY)
         for event in self._splitter.feed(b"".join(self._held)):
-            try:
-                said = orjson.loads(event)
-            except orjson.JSONDecodeError:
-                continue
-            if isinstance(said, dict):
-                self._chars = 0 if _has_numbers(said, fields) else self._chars + _text_chars(said, fields.text_steps)
+            chars = self._reader.chars(event)
+            self._chars = 0 if chars < 0 else self._chars + chars
         self._held = []
         self._size = 0
+
+
+class _Step(msgspec.Struct):
+    """Where a key leads: to numbers, to a text, to the keys of an object or of a list's objects."""
+
+    numbers: bool = False
+    text: bool = False
+    many: bool = False
+    steps: dict[str, _Step] = {}
+
+    def lay(self, path: Sequence[str], *, numbers: bool) -> None:
+        if not path:
+            self.numbers, self.text = numbers, not numbers
+        elif path[0] == "*":
+            self.many = True
+            self.lay(path[1:], numbers=numbers)
+        else:
+            self.steps.setdefault(path[0], _Step()).lay(path[1:], numbers=numbers)
+
+    @property
+    def form(self) -> Any:
+        """What an event is decoded into: only the keys that lead anywhere; the others cost next to nothing."""
+        if self.numbers or self.text:
+            return Any
+        keys = [(key, step.form if step.form is Any else step.form | None, None) for key, step in self.steps.items()]
+        form = msgspec.defstruct("Event", keys, gc=False)
+        return list[form] if self.many else form  # type: ignore[valid-type]
+
+
+_readers: dict[int, _Reader] = {}
+
+
+def _reader(fields: UsageFields) -> _Reader:
+    """One for each provider: the fields are of its file, and live as long as the program."""
+    return _readers.get(id(fields)) or _readers.setdefault(id(fields), _Reader(fields))
+
+
+class _Reader:
+    """Reads of an event what is on the way to a text or to numbers."""
+
+    def __init__(self, fields: UsageFields) -> None:
+        self._top = _Step()
+        for path in fields.text:
+            self._top.lay(path, numbers=False)
+        for path in [*filter(None, fields.roots), *((key,) for key in fields.top)]:
+            self._top.lay(path, numbers=True)
+        self._decode = msgspec.json.Decoder(self._top.form).decode
+
+    def chars(self, event: bytes) -> int:
+        """Of the texts in it; less than 0 if it has numbers."""
+        try:
+            return _chars(self._decode(event), self._top.steps)
+        except msgspec.DecodeError:
+            return 0  # No JSON, or not of the form that texts have.
+
+
+def _chars(said: Any, steps: dict[str, _Step]) -> int:
+    chars = 0
+    for key, step in steps.items():
+        value = said.get(key) if type(said) is dict else getattr(said, key)
+        if not value:
+            continue
+        if step.numbers:
+            return -1
+        if isinstance(value, str):
+            chars += len(value)
+        elif step.many:
+            chars += sum([_chars(each, step.steps) for each in value])
+        elif step.steps and (type(value) is dict or isinstance(value, msgspec.Struct)):
+            within = _chars(value, step.steps)
+            if within < 0:
+                return -1
+            chars += within
+        elif step.text:
+            chars += len(orjson.dumps(value))
+    return chars
 
 
 def estimated(reading: Reading, output_chars: int, body: bytes) -> tuple[Usage, str] | None:
@@ -108,32 +180,6 @@ def _string_chars(value: Any) -> int:
     if isinstance(value, dict):
         return sum([_string_chars(each) for key, each in value.items() if key not in _MEDIA_KEYS])
     return sum(map(_string_chars, value)) if isinstance(value, list) else 0
-
-
-def _has_numbers(said: dict[str, Any], fields: UsageFields) -> bool:
-    for root in fields.roots:
-        value: Any = said
-        for name in root:
-            value = value.get(name) if isinstance(value, dict) else None
-        if isinstance(value, dict) and (root or not value.keys().isdisjoint(fields.top)):
-            return True
-    return False
-
-
-def _text_chars(value: Any, steps: TextSteps) -> int:
-    chars = 0
-    for name, inner in steps.items():
-        if name == "*":
-            if isinstance(value, list) and inner is not None:
-                chars += sum([_text_chars(each, inner) for each in value])
-        elif isinstance(value, dict) and (found := value.get(name)):
-            if inner is not None:
-                chars += _text_chars(found, inner)
-            elif isinstance(found, str):
-                chars += len(found)
-            elif isinstance(found, dict):
-                chars += len(orjson.dumps(found))
-    return chars
 
 
 def _tokens(chars: int) -> int:

@@ -15,6 +15,7 @@ import structlog
 from aiwm.domain.times import Clock
 from aiwm.domain.usage import End, Source, Usage, UsageRow
 from aiwm.domain.users import Principal
+from aiwm.metering.estimate import Estimate, Splitter, estimated
 from aiwm.metering.reading import Reading
 from aiwm.targets import Target
 from aiwm.wire.encodings import Decoder, UndecodableBody, decoder
@@ -39,22 +40,22 @@ class Book(Protocol):
         """Before the caller gets the last byte."""
 
 
-class _Splitter(Protocol):
-    def feed(self, chunk: bytes) -> Sequence[bytes]: ...
-
-    def finish(self) -> Sequence[bytes]: ...
-
-
 class Meter:
-    """One for each request: `sent`, `begin`, `feed`..., `close`. `close` may come at any point, and counts once."""
+    """One for each request: `sent`, `begin`, `feed`..., `close`. `close` may come at any point, and counts once.
+
+    `body` is the request's, as far as it was read at once: texts that it has are counted if the answer ends early.
+    """
 
     __slots__ = (
         "_asked",
         "_began",
         "_blind",
+        "_body",
         "_book",
         "_correlation_id",
         "_decoder",
+        "_estimate",
+        "_estimated",
         "_first_byte",
         "_json",
         "_opened",
@@ -77,6 +78,7 @@ class Meter:
         request_id: str,
         correlation_id: str,
         asked: str | None,
+        body: bytes,
         book: Book,
         clock: Clock,
     ) -> None:
@@ -84,6 +86,7 @@ class Meter:
         self._principal = principal
         self._correlation_id = correlation_id
         self._asked = asked and asked.replace("\0", "")[:200]  # PostgreSQL's text has no NUL.
+        self._body = body
         self._book = book
         self._request_id = request_id
         self._started_at = clock()
@@ -93,7 +96,9 @@ class Meter:
         self._status: int | None = None
         self._provider_request_id: str | None = None
         self._reading = Reading(target.provider.usage)
-        self._splitter: _Splitter | None = None
+        self._splitter: Splitter | None = None
+        self._estimate: Estimate | None = None
+        self._estimated: tuple[Usage, str] | None = None
         self._json: JsonWatcher | None = None
         self._decoder: Decoder | None = None
         self._blind = False
@@ -122,8 +127,10 @@ class Meter:
             return
         if kind == b"text/event-stream":
             self._splitter = EventSplitter(markers)
+            self._estimate = Estimate(provider.usage, EventSplitter)
         elif kind in {b"application/x-ndjson", b"application/jsonl"}:
             self._splitter = LineSplitter(markers)
+            self._estimate = Estimate(provider.usage, LineSplitter)
         elif kind == b"application/json" or kind.endswith(b"+json"):
             self._json = JsonWatcher(markers)
         else:
@@ -144,6 +151,8 @@ class Meter:
             return
         if not self._blind:
             self._guarded(self._conclude)
+        if end is not End.COMPLETE and self._is_billed(end):
+            self._guarded(self._make_up)
         self.row = self._row(end, total=time.perf_counter() - self._began)
         self._book.closed(self.row)
 
@@ -151,6 +160,11 @@ class Meter:
         """What is known by now."""
         target, reading = self._target, self._reading
         found = reading.found
+        usage, raw, source = _NOTHING, None, Source.NONE
+        if self._estimated is not None:
+            (usage, raw), source = self._estimated, Source.ESTIMATED
+        elif found:
+            usage, raw, source = reading.usage, reading.raw, Source.PROVIDER
         return UsageRow(
             request_id=self._request_id,
             correlation_id=self._correlation_id,
@@ -169,10 +183,22 @@ class Meter:
             first_byte_ms=None if self._first_byte is None else round((self._first_byte - self._began) * 1000),
             total_ms=round(total * 1000),
             end=end,
-            source=Source.PROVIDER if found else Source.NONE,
-            usage=reading.usage if found else _NOTHING,
-            raw_usage=reading.raw if found else None,
+            source=source,
+            usage=usage,
+            raw_usage=raw,
         )
+
+    def _is_billed(self, end: End) -> bool:
+        """Whether an answer that ended early has a price that we know nothing of yet."""
+        if self._asked is None:
+            return False  # No model was to answer.
+        if self._status is None:
+            return end is not End.PROVIDER_BROKE
+        return self._status < 400
+
+    def _make_up(self) -> None:
+        chars = 0 if self._estimate is None else self._estimate.chars()
+        self._estimated = estimated(self._reading, chars, self._body)
 
     def _decode(self, encoding: bytes) -> None:
         self._decoder = decoder(encoding)
@@ -180,14 +206,18 @@ class Meter:
     def _watch(self, chunk: bytes) -> None:
         if self._decoder is not None:
             chunk = self._decoder.feed(chunk)
-        if self._splitter is not None:
-            self._events(self._splitter.feed(chunk))
+        if self._splitter is not None and self._estimate is not None:
+            if self._events(self._splitter.feed(chunk)):
+                self._estimate.feed_numbers(chunk)
+            else:
+                self._estimate.feed(chunk)
         elif self._json is not None:
             self._json.feed(chunk)
 
     def _conclude(self) -> None:
         if self._splitter is not None:
-            self._events(self._splitter.finish())
+            if self._events(self._splitter.finish()) and self._estimate is not None:
+                self._estimate.feed_numbers(b"")
         elif self._json is not None:
             document = self._json.document()
             if document is not None:
@@ -199,10 +229,13 @@ class Meter:
                     if found is not None:
                         self._reading.usage_object(found)
 
-    def _events(self, events: Sequence[bytes]) -> None:
+    def _events(self, events: Sequence[bytes]) -> bool:
+        """Whether there was usage in them."""
+        found = False
         for event in events:
             if _NO_USAGE not in event:
-                self._reading.document(event)
+                found = self._reading.document(event) or found
+        return found
 
     def _guarded(self, step: Callable[..., None], *arguments: bytes) -> None:
         """A body that can't be read is not metered; it must never break the answer that is going by."""

@@ -39,16 +39,20 @@ class Reading:
         self._tier: str | None = None
         self.model: str | None = None
 
-    def document(self, text: bytes) -> None:
-        """A whole JSON answer, or one event of a stream. Anything that is no JSON object is passed over."""
+    def document(self, text: bytes) -> bool:
+        """A whole JSON answer, or one event of a stream; says whether there was usage in it.
+
+        Anything that is no JSON object is passed over.
+        """
         try:
             if text.lstrip()[:1] == b"[":
+                found = False
                 for element in _elements(text):
-                    self._object(_top_level(element))
-            else:
-                self._object(_top_level(text))
+                    found = self._object(_top_level(element)) or found
+                return found
+            return self._object(_top_level(text))
         except (msgspec.DecodeError, orjson.JSONDecodeError, RecursionError):
-            return
+            return False
 
     def usage_object(self, text: bytes) -> None:
         """A usage object found alone, in an answer that was too long or too short to be read whole."""
@@ -91,7 +95,7 @@ class Reading:
         words = [word for word in words if fields.tiers.get(word) != {}] or words[:1]
         return "+".join(words)[:_LONGEST_TIER] or None
 
-    def _object(self, top: dict[str, msgspec.Raw]) -> None:
+    def _object(self, top: dict[str, msgspec.Raw]) -> bool:
         fields = self._fields
         if self.model is None:
             self.model = _first(top, fields.model)
@@ -103,7 +107,9 @@ class Reading:
                     self._found(usage)
                     found = True
             else:
-                self._merge({name: orjson.loads(bytes(top[name])) for name in fields.top if name in top})
+                usage_on_top = {name: orjson.loads(bytes(top[name])) for name in fields.top if name in top}
+                self._merge(usage_on_top)
+                found = found or bool(usage_on_top)
         if found:
             for path in fields.beside:
                 more = _at(top, path)
@@ -111,6 +117,7 @@ class Reading:
                     self._found(more)
         if fields.service_tier:
             self._tier = _first(top, fields.service_tier) or self._tier
+        return found
 
     def _found(self, text: bytes) -> None:
         usage = orjson.loads(text)

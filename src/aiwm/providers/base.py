@@ -76,9 +76,6 @@ def _lay(steps: dict[str, Step], path: Path, name: str) -> None:
         _lay(step.keys, tuple(rest), name)
 
 
-TextSteps = dict[str, "TextSteps | None"]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageFields:
     """Where a provider's answers hold their token counts.
@@ -110,21 +107,6 @@ class UsageFields:
 
     Read only of a stream that ended before its numbers came. An object counts as the text of its JSON.
     """
-
-    text_steps: TextSteps = field(init=False)
-    """The paths of `text` in one, by their first key; None where one ends."""
-
-    def __post_init__(self) -> None:
-        steps: TextSteps = {}
-        for path in self.text:
-            inner = steps
-            for name in path[:-1]:
-                deeper = inner.setdefault(name, {})
-                if deeper is None:
-                    raise TypeError(f"{path}: another path of text ends on the way")
-                inner = deeper
-            inner[path[-1]] = None
-        object.__setattr__(self, "text_steps", steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

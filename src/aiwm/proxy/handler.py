@@ -19,6 +19,7 @@ from aiwm.domain.times import Clock
 from aiwm.domain.usage import End
 from aiwm.domain.users import Principal, Role
 from aiwm.errors import (
+    AiwmError,
     AnswerBroken,
     BodyTooLarge,
     ClientGone,
@@ -34,8 +35,9 @@ from aiwm.targets import Target, TargetTable
 from aiwm.web.call import Call
 from aiwm.wire.credentials import caller_token
 from aiwm.wire.headers import Firsts, answer_headers, firsts, request_lines
-from aiwm.wire.json_splice import with_model
+from aiwm.wire.json_splice import with_model, with_stream_usage
 from aiwm.wire.urls import request_target
+from aiwm.wire.usage_filter import UsageFilter
 
 ORGANIZATION_HEADER = b"x-organization-id"
 
@@ -81,18 +83,31 @@ class Inference:
         self._refuse_too_large(headers)
         path, asked = _with_model_in_path(path, target)
         body: bytes | AsyncIterator[bytes]
+        lines, replaced, asks_usage = target.lines, target.replaced, False
         if call.method == b"POST" and _takes_model(target, path, headers):
             whole = await call.body(max_bytes=self._max_body_bytes)
-            spliced = with_model(whole, model=target.model, aliases=target.aliases, allowed=target.allowed)
-            body, asked = spliced.body, spliced.model
+            spliced = with_model(
+                whole,
+                model=target.model,
+                aliases=target.aliases,
+                allowed=target.allowed,
+                stream_usage=_without_version(path) in target.stream_usage_in_body,
+            )
+            body, asked, asks_usage = spliced.body, spliced.model, spliced.asks_usage
+        elif call.method == b"POST" and _of_its_model(path, target) in target.stream_usage_in_body:
+            spliced = with_stream_usage(await call.body(max_bytes=self._max_body_bytes))
+            body, asks_usage = spliced.body, spliced.asks_usage
         else:
             body = await call.stream(max_bytes=self._max_body_bytes)
+        if asks_usage and _ACCEPT_ENCODING not in replaced:
+            # What only we have asked for is taken out of the answer again: it must be readable.
+            lines, replaced = lines + _PLAIN, replaced | {_ACCEPT_ENCODING}
         framing, chunked = _framing(headers, body)
         head = b"%b %b HTTP/1.1\r\n%b%b%b%b\r\n" % (
             call.method,
             request_target(target.base, path, _query(call.query, target)),
-            target.lines,
-            request_lines(call.headers, headers, replaced=target.replaced),
+            lines,
+            request_lines(call.headers, headers, replaced=replaced),
             _defaults(headers, target),
             framing,
         )
@@ -103,11 +118,12 @@ class Inference:
             request_id=call.request_id,
             correlation_id=call.correlation_id,
             asked=asked,
+            body=body if isinstance(body, bytes) else b"",
             book=self._book,
             clock=self._clock,
         )
         try:
-            _end_with_the_caller(call)
+            _end_with_the_caller(call, target)
             response = await self._upstream.send(
                 target.base.origin,
                 head,
@@ -120,16 +136,19 @@ class Inference:
             try:
                 if response.status >= 300:
                     call.discard()  # A refusal: the provider reads no more of the body.
-                await _relay(response, target, meter, call)
+                await _relay(response, target, meter, call, asks_usage=asks_usage)
             finally:
                 response.release()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, AiwmError) as error:
             if call.gone:
+                # Whatever else happened since: it is nobody's any more.
                 meter.close(End.CLIENT_GONE)
                 raise ClientGone from None
-            # Only the server cancels else, when the time for its end has come.
-            meter.close(End.GATEWAY_DIED)
-            raise Unavailable("AIWM is stopping; send the request again") from None
+            meter.close(_end(error))
+            if isinstance(error, asyncio.CancelledError):
+                # Only the server cancels else, when the time for its end has come.
+                raise Unavailable("AIWM is stopping; send the request again") from None
+            raise
         except BaseException as error:
             meter.close(_end(error))
             raise
@@ -157,19 +176,22 @@ def _acting(principal: Principal, call: Call, headers: Firsts) -> Principal:
     return principal
 
 
-def _end_with_the_caller(call: Call) -> None:
-    """From here on the caller's leaving cancels the work; until now only its body told. Raises ClientGone."""
+def _end_with_the_caller(call: Call, target: Target) -> None:
+    """From here on the caller's leaving cancels the work; until now only its body told. Raises ClientGone.
+
+    Unless the deployment drains: then the answer is read to its end, and written to nobody.
+    """
     if call.gone:
         raise ClientGone
     task = asyncio.current_task()
-    if task is not None:
+    if task is not None and not target.drains:
         call.on_gone = task.cancel
 
 
 _WITHOUT_BODY = frozenset({204, 304})
 
 
-async def _relay(response: UpstreamResponse, target: Target, meter: Meter, call: Call) -> None:
+async def _relay(response: UpstreamResponse, target: Target, meter: Meter, call: Call, *, asks_usage: bool) -> None:
     """The answer as it comes. What is booked is booked before the caller has the last byte."""
     headers = answer_headers(response.headers, secret=target.secret)
     if response.status in _WITHOUT_BODY:
@@ -179,6 +201,10 @@ async def _relay(response: UpstreamResponse, target: Target, meter: Meter, call:
     pieces: Pieces = response.next
     if response.status >= 400 and target.secret:
         headers, pieces = await masked_error(response, headers, target.secret)
+    usage_filter = None
+    if asks_usage and _is_plain_stream(response):
+        usage_filter = UsageFilter()
+        headers = [header for header in headers if header[0] != b"content-length"]
     call.start(response.status, headers)
     last = False
     while not last:
@@ -190,8 +216,18 @@ async def _relay(response: UpstreamResponse, target: Target, meter: Meter, call:
         meter.feed(piece)
         last = response.complete
         if last:
-            meter.close(End.COMPLETE)
+            meter.close(End.CLIENT_GONE if call.gone else End.COMPLETE)
+        if usage_filter is not None:
+            piece = usage_filter.feed(piece) + (usage_filter.finish() if last else b"")
         call.write(piece, last=last)
+    if call.gone:
+        raise ClientGone
+
+
+def _is_plain_stream(response: UpstreamResponse) -> bool:
+    headers = firsts(response.headers)
+    encoding = headers.get(b"content-encoding", b"identity")
+    return headers.get(b"content-type", b"").startswith(b"text/event-stream") and encoding == b"identity"
 
 
 def _end(error: BaseException) -> End:
@@ -213,6 +249,9 @@ def _end(error: BaseException) -> End:
 INFERENCE = re.compile(rb"/deployments/([^/]+)/inference(?:/(.*))?", re.DOTALL)
 """The paths that go to providers: the deployment's id, and the provider's path as the caller spelled it."""
 
+
+_ACCEPT_ENCODING = b"accept-encoding"
+_PLAIN = b"accept-encoding: identity\r\n"
 
 _UP_TO_VERSION = re.compile(rb"(?:.*/)?v\d+[a-z0-9]*/")
 
@@ -250,6 +289,14 @@ def _with_model_in_path(path: bytes, target: Target) -> tuple[bytes, str | None]
         decoded = pattern.search(unquote_to_bytes(path))
         _check_allowed(target.allowed | {target.model}, asked, None if decoded is None else _text(decoded[1]))
     return path, asked
+
+
+def _of_its_model(path: bytes, target: Target) -> str:
+    """What a path asks of the model that it names: of `deployments/NAME/chat/completions`, the latter two."""
+    if not (target.provider.model_in_path and target.stream_usage_in_body):
+        return ""
+    match = _after(target.provider.model_in_path).search(path)
+    return "" if match is None else unquote_to_bytes(path[match.end() + 1 :]).removesuffix(b"/").decode("latin-1")
 
 
 def _check_allowed(allowed: frozenset[str], *asked: str | None) -> None:

@@ -63,18 +63,23 @@ def with_model(
     if allowed is not None and asked != model and asked not in allowed:
         what = "The body's 'model' must be a text" if asked is None else f"Model {_quoted(asked)} is not allowed"
         raise Invalid(f"{what}: {_allowed_text(model, allowed)}")
-    stream = head.stream == _TRUE
-    asks_usage = False
-    if stream_usage and stream:
-        if isinstance(head.stream_options, msgspec.UnsetType):
-            first.append(b'"stream_options":' + _ASKING)
-            asks_usage = True
-        elif (cut := _asking(body, bytes(head.stream_options))) is not None:
-            cuts.append(cut)
-            asks_usage = True
-    if first:
-        cuts.append(_at_the_front(body, first))
-    return Spliced(_spliced(body, cuts), asked, is_object=True, stream=stream, asks_usage=asks_usage)
+    asks_usage = stream_usage and _ask(body, head, first, cuts)
+    return Spliced(
+        _spliced(body, first, cuts), asked, is_object=True, stream=head.stream == _TRUE, asks_usage=asks_usage
+    )
+
+
+def with_stream_usage(body: bytes) -> Spliced:
+    """The body of a request that names its model elsewhere, asking for its stream's usage as `with_model` does."""
+    head = _head(body)
+    if head is None:
+        return Spliced(body, None, is_object=False, stream=False)
+    first: list[bytes] = []
+    cuts: list[_Cut] = []
+    asks_usage = _ask(body, head, first, cuts)
+    return Spliced(
+        _spliced(body, first, cuts), None, is_object=True, stream=head.stream == _TRUE, asks_usage=asks_usage
+    )
 
 
 # --- reading ---------------------------------------------------------------------------------------------------
@@ -186,6 +191,20 @@ def _at_the_front(body: bytes, members: list[bytes]) -> _Cut:
     return start, start, b",".join(members) + comma
 
 
+def _ask(body: bytes, head: _Head, first: list[bytes], cuts: list[_Cut]) -> bool:
+    """Adds what makes the body ask for its stream's usage; False if it does, or is none that could."""
+    if head.stream != _TRUE:
+        return False
+    if isinstance(head.stream_options, msgspec.UnsetType):
+        first.append(b'"stream_options":' + _ASKING)
+        return True
+    cut = _asking(body, bytes(head.stream_options))
+    if cut is None:
+        return False
+    cuts.append(cut)
+    return True
+
+
 def _asking(body: bytes, options: bytes) -> _Cut | None:
     """How the `stream_options` that are there come to ask; None if they do, or are not of a kind that could."""
     if options == b"null":
@@ -211,7 +230,10 @@ def _only(body: bytes, key: re.Pattern[bytes]) -> int | None:
     return places[0] if len(places) == 1 else None
 
 
-def _spliced(body: bytes, cuts: list[_Cut]) -> bytes:
+def _spliced(body: bytes, first: list[bytes], cuts: list[_Cut]) -> bytes:
+    """The body with these members before all others, and the cuts made."""
+    if first:
+        cuts = [*cuts, _at_the_front(body, first)]
     if not cuts:
         return body
     pieces: list[bytes | memoryview] = []

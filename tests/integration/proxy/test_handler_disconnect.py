@@ -66,7 +66,7 @@ async def test_a_caller_who_leaves_before_the_first_byte_ends_the_call(door: Doo
             WAYS[way](line)
             await soon(provider.left)
         row = await door.only_row(deployment)
-    assert (row["end"], row["status"], row["source"]) == ("client-gone", None, "none")
+    assert (row["end"], row["status"], row["source"]) == ("client-gone", None, "estimated")
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -83,13 +83,18 @@ CALLER = Principal(
 )
 
 
-def meter(book: Book, provider: str = "openai") -> Meter:
+REQUEST = b'{"model":"a-model","messages":[{"role":"user","content":"123456789"}]}'
+"""Its texts have 20 characters."""
+
+
+def meter(book: Book, provider: str = "openai", *, asked: str | None = "a-model") -> Meter:
     return Meter(
         target(provider),
         CALLER,
         request_id="f" * 24,
         correlation_id="correlation",
-        asked="a-model",
+        asked=asked,
+        body=REQUEST,
         book=book,
         clock=lambda: 1_800_000_000_000,
     )
@@ -226,3 +231,87 @@ def test_an_error_answer_has_its_status_and_no_tokens() -> None:
     watching.close(End.COMPLETE)
     [row] = book.closings
     assert (row.status, row.usage, row.provider_request_id) == (429, Usage(), "req_1")
+
+
+# -- answers that ended early
+
+
+def ended(
+    end: End, *pieces: bytes, provider: str = "openai", status: int | None = 200, kind: bytes = b"text/event-stream"
+) -> UsageRow:
+    book = Book()
+    watching = meter(book, provider)
+    watching.sent()
+    if status is not None:
+        watching.begin(status, [(b"content-type", kind)])
+    for piece in pieces:
+        watching.feed(piece)
+    watching.close(end)
+    [row] = book.closings
+    return row
+
+
+def word(text: str) -> bytes:
+    return b"data: " + json.dumps({"choices": [{"delta": {"content": text}}], "usage": None}).encode() + b"\n\n"
+
+
+NUMBERS = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3}}\n\n'
+EARLY = [End.CLIENT_GONE, End.PROVIDER_BROKE, End.TIMED_OUT, End.GATEWAY_DIED]
+
+
+@pytest.mark.parametrize("end", EARLY)
+def test_a_stream_that_ended_before_its_numbers_is_estimated(end: End) -> None:
+    row = ended(end, word("12345"), word("6789"))
+    assert (row.usage, row.source) == (Usage(5, 3), Source.ESTIMATED)
+    assert json.loads(row.raw_usage or "") == {"estimated": {"outputChars": 9, "inputChars": 20, "charsPerToken": 4}}
+
+
+@pytest.mark.parametrize("end", EARLY)
+def test_a_stream_that_ended_after_its_numbers_has_these(end: End) -> None:
+    row = ended(end, word("12345"), NUMBERS)
+    assert (row.usage, row.source) == (Usage(7, 3), Source.PROVIDER)
+    assert "estimated" not in (row.raw_usage or "")
+    assert ended(end, word("12345"), NUMBERS.rstrip()).usage == Usage(7, 3)
+
+
+def test_a_stream_that_came_to_its_end_without_numbers_is_not_estimated() -> None:
+    row = ended(End.COMPLETE, word("12345"))
+    assert (row.usage, row.source, row.raw_usage) == (Usage(), Source.NONE, None)
+
+
+def test_what_came_after_running_numbers_is_added_however_the_stream_was_cut() -> None:
+    path = RECORDED / "anthropic" / "messages.sse"
+    seen = path.read_bytes().partition(b"event: content_block_stop")[0]
+    said = len('Hello! "usage": {"output_tokens": 1} Grüße 🎈')
+    for seed in range(100):
+        row = ended(End.CLIENT_GONE, *cut_at_random(seen, seed), provider="anthropic")
+        assert (row.usage.output_tokens, row.source) == (2 + -(-said // 4), Source.ESTIMATED), f"seed {seed}"
+        assert row.usage.cache_read_tokens == 2051
+        raw = json.loads(row.raw_usage or "")
+        assert raw["cache_read_input_tokens"] == 2051
+        assert raw["estimated"] == {"outputChars": said, "charsPerToken": 4}
+
+
+def test_an_answer_that_never_began_has_cost_its_request_unless_the_provider_broke() -> None:
+    for end in (End.CLIENT_GONE, End.TIMED_OUT, End.GATEWAY_DIED):
+        assert ended(end, status=None).usage == Usage(5, 0)
+    row = ended(End.PROVIDER_BROKE, status=None)
+    assert (row.usage, row.source) == (Usage(), Source.NONE)
+
+
+def test_an_error_that_ended_early_is_not_estimated() -> None:
+    assert ended(End.CLIENT_GONE, b'{"error"', status=500, kind=b"application/json").source is Source.NONE
+
+
+def test_a_request_that_asks_no_model_is_not_estimated() -> None:
+    book = Book()
+    watching = meter(book, asked=None)
+    watching.sent()
+    watching.close(End.CLIENT_GONE)
+    [row] = book.closings
+    assert (row.usage, row.source) == (Usage(), Source.NONE)
+
+
+def test_a_json_answer_that_ended_early_has_cost_its_request() -> None:
+    row = ended(End.CLIENT_GONE, b'{"choices":[{"message":{"content":"Hel', kind=b"application/json")
+    assert (row.usage, row.source) == (Usage(5, 0), Source.ESTIMATED)

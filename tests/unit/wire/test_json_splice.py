@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiwm.errors import Invalid
-from aiwm.wire.json_splice import Spliced, with_model
+from aiwm.wire.json_splice import Spliced, with_model, with_stream_usage
 
 ALIASES = frozenset({"my-deployment", "65f0c0ffee65f0c0ffee65f0"})
 
@@ -179,6 +179,9 @@ def test_a_stream_that_does_not_ask_for_its_usage_does_then(body: bytes, expecte
     result = asking(body)
     assert (result.body, result.asks_usage) == (expected, True)
     assert not spliced(body).asks_usage
+    alone = with_stream_usage(body)
+    assert (alone.model, alone.stream, alone.asks_usage) == (None, True, True)
+    assert spliced(alone.body).body in {expected, b'{"model":"gpt-4o",' + alone.body[1:]}
 
 
 @pytest.mark.parametrize(
@@ -201,6 +204,7 @@ def test_whoever_asks_or_does_not_stream_or_can_not_be_read_is_left_alone(rest: 
     body = b'{"model":"o3",' + rest + b"}"
     assert asking(body) == spliced(body)
     assert not asking(body).asks_usage
+    assert (with_stream_usage(body).body, with_stream_usage(body).asks_usage) == (body, False)
 
 
 # --- what is no JSON object
@@ -242,6 +246,7 @@ NO_OBJECTS = {
 
 @pytest.mark.parametrize("body", NO_OBJECTS.values(), ids=NO_OBJECTS)
 def test_a_body_that_is_no_json_object_goes_on_as_it_is(body: bytes):
+    assert with_stream_usage(body) == Spliced(body, None, is_object=False, stream=False)
     assert spliced(body) == Spliced(body, None, is_object=False, stream=False)
 
 
