@@ -97,6 +97,7 @@ SEEN_THROUGH = {
     "control/deployments.py": "integration/api/test_deployments.py",
     "control/secrets.py": "acceptance/test_keys.py",
     "control/repricing.py": "integration/store/test_repricing.py",
+    "control/usage.py": "integration/api/test_usage.py",
     "control/targets.py": "integration/api/test_models.py",
     "api/endpoints.py": "integration/api/test_deployments.py",
     "api/routes.py": "integration/api/test_operation.py",
