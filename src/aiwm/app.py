@@ -49,6 +49,7 @@ from aiwm.identity.revocations import Revocations, Revoked
 from aiwm.identity.secrets import SecretBox
 from aiwm.identity.signatures import KeySource, OwnKey, SharedSecret, embedded
 from aiwm.identity.tokens import TokenSigner, TokenVerifier
+from aiwm.metering import retention
 from aiwm.metering.book import Book
 from aiwm.metering.journal import Journal, recover, watch
 from aiwm.metering.metrics import Metrics
@@ -241,6 +242,7 @@ async def running(
             _recording(recorder),
             _background(revocations.watch(revoked_since)),
             _background(api_keys.watch_uses()),
+            _background(retention.watch(ledger.expire, keep_days=settings.ledger_days, clock=clock)),
             _closing(downloads),
         ):
             await downloads.resume()

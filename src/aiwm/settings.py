@@ -112,6 +112,9 @@ class Settings(BaseModel):
     keep_engines: bool = True
     """Whether engines run on after SIGTERM, for the next start to take them over. Ctrl-C always stops them."""
 
+    ledger_days: Annotated[int, Field(ge=0, le=36_500)] = 0
+    """Days that requests in the ledger and its hourly sums are kept. Daily sums and totals stay. 0 keeps everything."""
+
     drain_seconds: Annotated[int, Field(ge=0, le=3600)] = 30
     """Seconds that running answers get to finish after SIGTERM or Ctrl-C."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

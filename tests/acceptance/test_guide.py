@@ -105,7 +105,7 @@ _PROMISED = frozenset({"statusCode", "message", "error", "status", "type", "code
 """Fields whose very value is printed; of the others only the kind counts. `...` at its end: the text goes on."""
 
 
-_UNKNOWN_AT_TIMES = frozenset({"totalCost"})
+_UNKNOWN_AT_TIMES = frozenset({"cost", "totalCost"})
 """What is null when nobody knows it."""
 
 

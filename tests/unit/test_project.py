@@ -218,6 +218,7 @@ def test_only_settings_reads_the_environment() -> None:
         "cli/run.py",
         "cli/serve.py",
         "cli/simulate.py",
+        "cli/usage.py",
         "settings.py",
     }
     readers |= {"engines/llama_server.py"}  # Another program.

@@ -114,6 +114,23 @@ def settings(
     show(markdown=markdown)
 
 
+@app.command()
+def usage(
+    by: Annotated[
+        str,
+        typer.Option(
+            help="What to sum up by: deployment, model, user, apiKey, provider, day or hour; several with commas."
+        ),
+    ] = "deployment",
+    since: Annotated[str, typer.Option(help="How long ago (12h, 7d, 4w), a day, or a time with its zone.")] = "30d",
+    until: Annotated[str | None, typer.Option(help="The same; default now.")] = None,
+) -> None:
+    """Show what was used and what it cost, of all organizations. AIWM need not be running."""
+    from aiwm.cli.usage import show
+
+    show(by=by, since=since, until=until)
+
+
 keys = typer.Typer(help="The keys that seal secrets at rest.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 

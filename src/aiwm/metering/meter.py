@@ -170,6 +170,7 @@ class Meter:
             correlation_id=self._correlation_id,
             org_id=target.org_id,
             user_id=self._principal.user_id,
+            api_key_id=self._principal.api_key_id,
             deployment_id=target.deployment_id,
             model_id=target.model_id,
             provider=target.provider.name,

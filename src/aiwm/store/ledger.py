@@ -1,4 +1,4 @@
-"""The ledger in the database: rows are added with their sums.
+"""The ledger in the database: rows are added with their sums, and go when they are old enough.
 
 A row is small because its words are kept once: who, what and how it ended repeat from row to row, so each combination
 is one line of `ledger_labels`, and a row has its number.
@@ -14,18 +14,22 @@ from operator import attrgetter
 from typing import Any
 
 from msgspec.structs import astuple
-from sqlalchemy import Connection, Row, Select, select, text
+from sqlalchemy import Connection, Row, Select, delete, func, select, text
 from sqlalchemy.exc import IntegrityError
 
+from aiwm.domain.reports import DAY_MS
 from aiwm.domain.usage import End, Source, Usage, UsageRow
 from aiwm.store.database import Database
 from aiwm.store.statements import Insertion, Lookup, refuses
 from aiwm.store.sums import UsageSums
-from aiwm.store.tables import ledger, ledger_labels
+from aiwm.store.tables import ledger, ledger_labels, usage_sums
 from aiwm.store.words import WordBook, Words
 
 _WRITER_LOCK = 4_120_240_420
 """PostgreSQL advisory lock: those who add rows take turns, as SQLite makes them do anyway."""
+
+_EXPIRED_AT_ONCE = 500
+"""Rows that go in one transaction: others wait for it for some milliseconds at most."""
 
 _LABELS = WordBook(ledger_labels).names
 _USAGE = Usage.__struct_fields__
@@ -71,6 +75,13 @@ class LedgerStore:
             )
             return [usage_row(each) for each in found]
 
+    async def expire(self, before: int) -> bool:
+        """Removes some rows that started before a time, and then the hourly sums of days that are wholly before it.
+
+        Sums of days and of deployments stay. Answers whether there may be more to remove.
+        """
+        return await self._database.written(partial(_expire, before))
+
     def _add_new(self, by_id: Mapping[str, UsageRow], connection: Connection) -> _Numbers:
         take_turns(connection)
         known = {bytes(id_).hex() for (id_,) in self._known.run(connection, [bytes.fromhex(id_) for id_ in by_id])}
@@ -93,6 +104,30 @@ def take_turns(connection: Connection) -> None:
     """Whoever changes rows and sums has them for itself until its transaction ends."""
     if connection.dialect.name == "postgresql":
         connection.execute(text(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK})"))
+
+
+def _expire(before: int, connection: Connection) -> bool:
+    take_turns(connection)
+    organizations = connection.scalars(select(ledger_labels.c.org_id).distinct())
+    for org_hash in sorted({_hash(org_id) for org_id in organizations}):
+        old = (
+            select(ledger.c.request_id)
+            .where(ledger.c.org_hash == org_hash, ledger.c.started_at < before)
+            .order_by(ledger.c.started_at)
+            .limit(_EXPIRED_AT_ONCE)
+        )
+        if connection.execute(delete(ledger).where(ledger.c.request_id.in_(old))).rowcount:
+            return True
+    # A day's hours go together, the oldest first: what is left of a day must not look like the whole.
+    oldest = connection.scalar(select(func.min(usage_sums.c.start)).where(usage_sums.c.hours == 1))
+    if oldest is None or oldest >= before - before % DAY_MS:
+        return False
+    connection.execute(delete(usage_sums).where(usage_sums.c.hours == 1, usage_sums.c.start < _next_day(oldest)))
+    return True
+
+
+def _next_day(time: int) -> int:
+    return time - time % DAY_MS + DAY_MS
 
 
 def _values(labels_id: int, rows: Sequence[UsageRow]) -> Sequence[tuple[object, ...]]:

@@ -16,7 +16,9 @@ from aiwm.domain.reports import DAY_MS, HOUR_MS, Dimension, Period, Place, Repor
 from aiwm.domain.usage import End, Source, Usage, UsageRow
 from aiwm.errors import Invalid
 from aiwm.store.database import Database
+from aiwm.store.deployments import DeploymentStore
 from aiwm.store.ledger import LedgerStore
+from aiwm.store.models import ModelStore
 from aiwm.store.tables import usage_sums
 from aiwm.store.usage import UsageStore
 
@@ -223,3 +225,36 @@ async def test_a_row_is_read_by_its_own_organization_only(usage: UsageStore, dat
     assert await usage.row(RED, row.request_id) == row
     assert await usage.row(BLUE, row.request_id) is None
     assert await usage.row(RED, "f" * 24) is None
+
+
+async def test_old_rows_go_and_the_sums_of_days_and_deployments_stay(
+    usage: UsageStore, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiwm.store.ledger._EXPIRED_AT_ONCE", 2)
+    model = rows.model()
+    await ModelStore(database).add(model)
+    deployment = rows.deployment(model)
+    await DeploymentStore(database).add(deployment)
+    ours = {"deployment_id": deployment.id}
+    kept = [_at(50, **ours), _at(73, **ours)]
+    await _add(database, *(_at(hour, **ours) for hour in (1, 2, 3, 25, 49)), *kept, _at(1, org_id="blue"))
+    await _add(database, _at(50, org_id="blue"))
+
+    store, steps = LedgerStore(database), 0
+    while await store.expire(MIDNIGHT + 50 * HOUR_MS):
+        steps += 1
+        assert steps < 20
+
+    assert steps == 3 + 1 + 2  # Two rows at a time of each organization, then the hours of two days.
+    assert await usage.rows(RED, RowQuery()) == list(reversed(kept))
+    assert len(await usage.rows(BLUE, RowQuery())) == 1
+    found = await DeploymentStore(database).by_id(deployment.id)
+    assert found is not None
+    assert found.totals.requests == 7
+    days = await usage.report(RED, ReportQuery(span=WEEK, period=Period.DAY))
+    assert [group.sums.requests for group in days.groups] == [3, 1, 2, 1]
+    # Of the day that is not wholly before the time, all hours are there.
+    third = Span(since=MIDNIGHT + 48 * HOUR_MS, until=MIDNIGHT + 72 * HOUR_MS)
+    hours = await usage.report(RED, ReportQuery(span=third, period=Period.HOUR))
+    assert [group.sums.requests for group in hours.groups] == [1, 1]
+    assert not await store.expire(MIDNIGHT + 50 * HOUR_MS)

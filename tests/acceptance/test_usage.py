@@ -1,0 +1,77 @@
+"""What was used and what it cost, as people ask: over the API, and with `aiwm usage`, beside the program or without."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway import Gateway
+
+
+def said(folder: Path, *arguments: str, code: int = 0) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AIWM_")}
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "aiwm", "usage", *arguments],
+        env=environment | {"AIWM_DATA_DIR": str(folder), "COLUMNS": "160"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == code, ended
+    return ended.stdout + ended.stderr
+
+
+def test_a_request_is_in_every_report_as_soon_as_it_is_answered(gateway: Gateway) -> None:
+    admin = gateway.login()
+    [deployment] = [
+        each for each in admin.http.get("/deployments?limit=100").json()["data"] if "OpenAI" in each["name"]
+    ]
+    path = f"/deployments/{deployment['_id']}/inference/v1/chat/completions"
+    answer = admin.http.post(path, json={"messages": [{"role": "user", "content": "Hello!"}]})
+    assert answer.status_code == 200
+    used = answer.json()["usage"]
+
+    told = admin.http.get(f"/usage?groupBy=deployment,day&deployment={deployment['_id']}").json()
+    [group] = told["data"]
+    assert (group["requestCount"], group["inputTokens"], group["outputTokens"]) == (
+        1,
+        used["prompt_tokens"],
+        used["completion_tokens"],
+    )
+    [listed] = admin.http.get("/usage/requests?correlationId=" + answer.headers["x-correlation-id"]).json()["data"]
+    explained = admin.http.get(f"/usage/requests/{listed['_id']}").json()
+    assert explained["numbers"]["inputTokens"]["from"] == [{"said": "prompt_tokens", "number": used["prompt_tokens"]}]
+    assert [phase["name"] for phase in explained["phases"]] == ["waiting", "answering"]
+    assert admin.http.get("/usage/export").text.count("\n") == 1
+
+    table = said(gateway.folder, "--by", "deployment,model,day", "--since", "7d")
+    assert deployment["name"] in table
+    assert f"{used['prompt_tokens']:,}" in table
+    assert "All" in table
+
+
+def test_without_usage_the_table_is_empty(gateway: Gateway) -> None:
+    assert "0" in said(gateway.folder, "--since", "2020-01-01", "--until", "2020-01-02", "--by", "hour")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--by", "week"], "--by: week is not among deployment, model, user, apiKey, provider, day, hour"),
+        (["--by", "day,hour"], "--by: day and hour exclude each other"),
+        (["--since", "soon"], "--since: give how long ago"),
+        (["--since", "1d", "--until", "2d"], "--since must be before --until"),
+    ],
+)
+def test_what_cannot_be_asked_says_what_can(gateway: Gateway, arguments: list[str], named: str) -> None:
+    assert named in said(gateway.folder, *arguments, code=2)
+
+
+def test_where_no_aiwm_has_run_nothing_is_made(tmp_path: Path) -> None:
+    assert "no AIWM has ever run in" in said(tmp_path / "nowhere", code=2)
+    assert not (tmp_path / "nowhere").exists()
