@@ -98,6 +98,7 @@ class Program:
     models: Models
     deployments: Deployments
     nodes: Nodes
+    hosting: Engines
     users: UserStore
     signer: TokenSigner | None
     admin_password: str | None
@@ -187,6 +188,7 @@ async def running(
             http=health,
             folder=settings.data_dir / "engines",
             drain_seconds=settings.drain_seconds,
+            stops_at_end=lambda: interrupted() or not settings.keep_engines,
             clock=clock,
         )
         await targets.load()
@@ -234,7 +236,7 @@ async def running(
         async with (
             _closing(remote),
             nullcontext() if iam is None else _closing(iam),
-            engines.running(stop_at_end=lambda: interrupted() or not settings.keep_engines),
+            engines.running(),
             _background(nodes.watch()),
             _closing(Upstream(policy=policy)) as upstream,
             _journaling(journal),
@@ -281,6 +283,7 @@ async def running(
                 models=models,
                 deployments=deployments,
                 nodes=nodes,
+                hosting=engines,
                 users=users,
                 signer=None if iam is None else iam.signer,
                 admin_password=None if settings.admin_password else admin_password,

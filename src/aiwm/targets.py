@@ -83,7 +83,7 @@ class Hosted:
         self.waiting = 0
         self.used_at = time.monotonic()
         """When it had something to do last; now, as long as it has."""
-        self._hold_seconds = hold_seconds
+        self.hold_seconds = hold_seconds
         self._most_waiting = most_waiting
         self._wake = wake
         self._seats: list[Seat] = []
@@ -152,7 +152,7 @@ class Hosted:
             raise Unavailable(f"The deployment is starting, and {self.waiting} requests wait for it already; try again")
         self.waiting += 1
         try:
-            async with asyncio.timeout(self._hold_seconds):
+            async with asyncio.timeout(self.hold_seconds):
                 while True:
                     if self._over is not None:
                         raise type(self._over)(self._over.message)

@@ -31,7 +31,7 @@ _Arguments = Annotated[
     Field(max_length=50),
 ]
 _Replicas = Annotated[StrictInt, Field(ge=1, le=64)]
-_IdleTimeout = Annotated[StrictInt, Field(ge=10, le=30 * 86_400)]
+_IdleTimeout = Annotated[StrictInt, Field(ge=1, le=30 * 86_400)]
 
 
 class NewDeploymentBody(Body):

@@ -68,9 +68,11 @@ class Engines:
         http: httpx2.AsyncClient,
         folder: Path,
         drain_seconds: float,
+        stops_at_end: Callable[[], bool],
         clock: Clock,
         pauses: Sequence[float] = PAUSES,
     ) -> None:
+        self.stops_at_end = stops_at_end
         self.deployments = deployments
         self.models = models
         self.targets = targets
@@ -112,7 +114,7 @@ class Engines:
         return followed(files, lambda: self.driver.keys(deployment_id), last=last, until=until)
 
     @asynccontextmanager
-    async def running(self, *, stop_at_end: Callable[[], bool]) -> AsyncIterator[None]:
+    async def running(self) -> AsyncIterator[None]:
         """At work inside. At the end engines stop, or run on for the next AIWM to take over."""
         task = asyncio.create_task(self._run())
         try:
@@ -123,7 +125,7 @@ class Engines:
                 await task
             self._at_work = False
             owners = list(self._owners.values())
-            await asyncio.gather(*(owner.end(stop=stop_at_end()) for owner in owners))
+            await asyncio.gather(*(owner.end(stop=self.stops_at_end()) for owner in owners))
 
     async def _run(self) -> None:
         async with _alone(self._folder / "lock"):

@@ -27,8 +27,10 @@ from aiwm.errors import (
     Unauthorized,
     Unavailable,
     UpstreamTimeout,
+    UpstreamUnreachable,
 )
 from aiwm.metering.meter import Book, Meter
+from aiwm.proxy.loans import Loan
 from aiwm.proxy.masking import Pieces, masked_error
 from aiwm.proxy.upstream import Upstream, UpstreamResponse
 from aiwm.targets import Target, TargetTable
@@ -77,13 +79,21 @@ class Inference:
         principal = _acting(self._tokens.known(token) or await self._tokens.verify(token), call, headers)
         deployment_id = checked_id(deployment.decode("latin-1"), "Deployment")
         principal.require_deployment(deployment_id)
-        target = self._targets.running(deployment_id, principal.org_id)
+        target = self._targets.reach(deployment_id, principal.org_id)
         call.deployment_id = deployment_id
+        if isinstance(target, Target):
+            await self._ask(call, headers, principal, path, target)
+        else:
+            async with Loan(target, call) as loan:
+                await self._ask(call, headers, principal, path, loan.target, loan)
 
+    async def _ask(
+        self, call: Call, headers: Firsts, principal: Principal, path: bytes, target: Target, loan: Loan | None = None
+    ) -> None:
         self._refuse_too_large(headers)
         path, asked = _with_model_in_path(path, target)
         body: bytes | AsyncIterator[bytes]
-        lines, replaced, asks_usage = target.lines, target.replaced, False
+        asks_usage = False
         if call.method == b"POST" and _takes_model(target, path, headers):
             whole = await call.body(max_bytes=self._max_body_bytes)
             spliced = with_model(
@@ -99,19 +109,7 @@ class Inference:
             body, asks_usage = spliced.body, spliced.asks_usage
         else:
             body = await call.stream(max_bytes=self._max_body_bytes)
-        if asks_usage and _ACCEPT_ENCODING not in replaced:
-            # What only we have asked for is taken out of the answer again: it must be readable.
-            lines, replaced = lines + _PLAIN, replaced | {_ACCEPT_ENCODING}
         framing, chunked = _framing(headers, body)
-        head = b"%b %b HTTP/1.1\r\n%b%b%b%b\r\n" % (
-            call.method,
-            request_target(target.base, path, _query(call.query, target)),
-            lines,
-            request_lines(call.headers, headers, replaced=replaced),
-            _defaults(headers, target),
-            framing,
-        )
-
         meter = Meter(
             target,
             principal,
@@ -124,15 +122,23 @@ class Inference:
         )
         try:
             _end_with_the_caller(call, target)
-            response = await self._upstream.send(
-                target.base.origin,
-                head,
-                body,
-                timeouts=target.timeouts,
-                is_head=call.method == b"HEAD",
-                chunked=chunked,
-                on_sent=meter.sent,
-            )
+            while True:
+                try:
+                    response = await self._upstream.send(
+                        target.base.origin,
+                        _head(call, headers, path, target, framing, readable=asks_usage),
+                        body,
+                        timeouts=target.timeouts,
+                        is_head=call.method == b"HEAD",
+                        chunked=chunked,
+                        on_sent=meter.sent,
+                    )
+                    break
+                except UpstreamUnreachable as error:
+                    # Nothing of an answer is here: another engine of ours may give it.
+                    if loan is None or not isinstance(body, bytes) or not await loan.elsewhere(error):
+                        raise
+                    target = loan.target
             try:
                 if response.status >= 300:
                     call.discard()  # A refusal: the provider reads no more of the body.
@@ -314,6 +320,21 @@ def _after(segments: tuple[str, ...]) -> re.Pattern[bytes]:
 
 def _text(segment: bytes) -> str:
     return unquote_to_bytes(segment).decode("utf-8", "replace")
+
+
+def _head(call: Call, headers: Firsts, path: bytes, target: Target, framing: bytes, *, readable: bool) -> bytes:
+    """`readable`: what only we have asked for is taken out of the answer again, so it must not be compressed."""
+    lines, replaced = target.lines, target.replaced
+    if readable and _ACCEPT_ENCODING not in replaced:
+        lines, replaced = lines + _PLAIN, replaced | {_ACCEPT_ENCODING}
+    return b"%b %b HTTP/1.1\r\n%b%b%b%b\r\n" % (
+        call.method,
+        request_target(target.base, path, _query(call.query, target)),
+        lines,
+        request_lines(call.headers, headers, replaced=replaced),
+        _defaults(headers, target),
+        framing,
+    )
 
 
 def _query(query: bytes, target: Target) -> bytes:
