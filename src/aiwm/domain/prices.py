@@ -34,7 +34,7 @@ _SCALE = 10**18
 """Rates are whole multiples of 10^-18 USD for a million tokens, which is finer than any price that was ever set."""
 _PICODOLLAR = 10**12
 """In multiples of 10^-24 USD: what a rate is for one token."""
-_LARGEST = 10**18
+LARGEST_COST = 10**18
 """A million dollars in picodollars. No answer costs more: its numbers are wrong."""
 
 _MODAL_INPUT = ("inputAudio", "inputImage", "cacheReadAudio", "cacheReadImage")
@@ -96,7 +96,7 @@ class Price:
             return None
         exact = self._per_request + sum([getattr(usage, count) * rate for count, rate in self._rates])
         cost = (exact + _PICODOLLAR // 2) // _PICODOLLAR
-        return cost if cost <= _LARGEST else None
+        return cost if cost <= LARGEST_COST else None
 
     @property
     def cost_without_tokens(self) -> int | None:

@@ -1,4 +1,5 @@
-"""What a row of the ledger costs: by what its operator has set for the model, else by the price list, as of its time.
+"""What a row of the ledger costs: by what its operator has set for the model, else as the provider told it, else by the
+price list, as of its time.
 
 The list is that of genai-prices, in the version that is installed: the same rows have the same costs tomorrow. Looking
 a model up in it takes some 50 microseconds, so what was found is kept for a day of rows; a row then takes a few.
@@ -9,11 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, time, timedelta
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from functools import lru_cache
 from importlib.metadata import version
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import orjson
 from genai_prices import data
 from genai_prices.data_snapshot import find_provider_by_id
 from genai_prices.types import ModelInfo, TieredPrices, TimeOfDateConstraint
@@ -21,10 +23,10 @@ from genai_prices.types import Provider as ListedProvider
 from msgspec.structs import replace
 
 from aiwm.domain import times
-from aiwm.domain.prices import OwnPrices, Price, PriceEntry
+from aiwm.domain.prices import LARGEST_COST, OwnPrices, Price, PriceEntry
 from aiwm.domain.usage import Source, UsageRow
 from aiwm.providers import registry
-from aiwm.providers.base import Provider
+from aiwm.providers.base import Provider, StatedCost
 
 LIST = f"genai-prices {version('genai-prices')}"
 
@@ -49,6 +51,9 @@ answers do not tell (seconds, pages, video)."""
 _APART = frozenset({"storage_searches_kcount"})
 """Prices of what no answer's usage tells either, but is a tool beside the model: searches in the provider's storage."""
 
+_DOLLAR = 10**12
+_STATED = orjson.dumps({"stated": "by the provider"}).decode()
+_UNKNOWN: dict[str, Any] = {"cost": None, "price": None}
 _DAY_MS = 24 * 3600 * 1000
 _AT_ONCE = 250
 """Rows that are priced before others have their turn: a millisecond or two."""
@@ -88,19 +93,20 @@ class Prices:
         provider = registry.provider(row.provider)
         if _refused(row, provider):
             return replace(row, cost=0, price=None)
-        price = self._price(row, provider, own)
+        price = _price_set(own, row)
+        if price is None and provider.usage.stated_cost is not None:
+            stated = _stated(row, provider.usage.stated_cost)
+            if stated is not None:
+                return replace(row, **stated)
+        price = price or self._listed(row, provider)
         if price is None:
-            return replace(row, cost=None, price=None)
+            return replace(row, **_UNKNOWN)
         # A usage without any tokens tells of something else: seconds of speech, searches, images by the piece.
         told = row.source is not Source.NONE and row.usage.total_tokens > 0
         cost = price.cost(row.usage) if told else price.cost_without_tokens
         return replace(row, cost=cost, price=None if cost is None else price.text)
 
-    def _price(self, row: UsageRow, provider: Provider, own: OwnPrices | None) -> Price | None:
-        if own is not None and _is_meant(own.model, row):
-            entry = own.at(row.started_at)
-            if entry is not None:
-                return _own_price(entry)
+    def _listed(self, row: UsageRow, provider: Provider) -> Price | None:
         for bracket in self._tariff(row, provider):
             if row.usage.input_tokens > bracket.above:
                 return bracket.price
@@ -126,6 +132,12 @@ def _refused(row: UsageRow, provider: Provider) -> bool:
     return row.status is not None and row.status >= 400 and not row.usage.total_tokens and not provider.bills_errors
 
 
+def _price_set(own: OwnPrices | None, row: UsageRow) -> Price | None:
+    """What an operator has set for the row's model and time."""
+    entry = own.at(row.started_at) if own is not None and _is_meant(own.model, row) else None
+    return None if entry is None else _own_price(entry)
+
+
 def _is_meant(model: str | None, row: UsageRow) -> bool:
     """Whether a row is about the model that a price was set for. One that names no model is."""
     named = {row.model_asked, row.model_answered} - {None}
@@ -136,6 +148,21 @@ def _is_meant(model: str | None, row: UsageRow) -> bool:
 def _own_price(entry: PriceEntry) -> Price:
     since = {"from": times.iso(entry.since)[:10]} if entry.since else {}
     return Price(dict(entry.rates), {"set": "for the model", **since})
+
+
+def _stated(row: UsageRow, stated: StatedCost) -> dict[str, Any] | None:
+    """The row's cost and price as the provider told them; None if it told nothing of that."""
+    told: Any = orjson.loads(row.raw_usage) if row.raw_usage is not None else None
+    if not isinstance(told, dict):
+        return None
+    if stated.unless is not None and told.get(stated.unless):
+        return _UNKNOWN
+    for name in stated.path:
+        told = told.get(name) if isinstance(told, dict) else None
+    if not isinstance(told, int | float) or isinstance(told, bool) or told < 0:
+        return None
+    cost = int((Decimal(str(told)) * _DOLLAR / stated.per_dollar).to_integral_value(ROUND_HALF_UP))
+    return {"cost": cost, "price": _STATED} if cost <= LARGEST_COST else _UNKNOWN
 
 
 # -- the list

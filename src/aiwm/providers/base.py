@@ -77,6 +77,17 @@ def _lay(steps: dict[str, Step], path: Path, name: str) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StatedCost:
+    """Where a usage object tells what the provider bills for the request: that is exact, and better than any list."""
+
+    path: tuple[str, ...]
+    per_dollar: int = 1
+    """How many of what it is told in are a dollar."""
+    unless: str | None = None
+    """A key there whose truth says that somebody else bills for the request too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UsageFields:
     """Where a provider's answers hold their token counts.
 
@@ -100,6 +111,7 @@ class UsageFields:
     """Where, in an answer or an event, the tier stands that the request was served in; the last found wins."""
     service_tier_in_usage: Sequence[tuple[str, ...]] = ()
     """Where it stands in the usage object, and what else there decides the price."""
+    stated_cost: StatedCost | None = None
     tiers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """What a word found there means to the price list: {} for the standard price. Of others nobody knows the price."""
     text: Sequence[tuple[str, ...]] = ()

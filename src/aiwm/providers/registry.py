@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from aiwm.providers import anthropic, azure, cohere, google, ollama, openai, xai
-from aiwm.providers.base import Provider
+from aiwm.providers.base import Provider, StatedCost
 
 OWN_FILE = (openai, anthropic, google, azure, xai, cohere, ollama)
 """Providers with facts of their own, one file each."""
@@ -45,7 +45,13 @@ PRICE_LISTS: Mapping[str, str] = {
     "together": "together",
 }
 """Of these, who is in the price list, and under which name. Perplexity is, but bills each request by the size of its
-search too, which no answer's usage says."""
+search too, which an answer tells only with its cost."""
+
+STATED_COSTS: Mapping[str, StatedCost] = {
+    "openrouter": StatedCost(path=("cost",), unless="is_byok"),
+    "perplexity": StatedCost(path=("cost", "total_cost")),
+}
+"""Of these, who tells in an answer what it bills for it."""
 
 _BASE = openai.PROVIDER
 _USAGE = replace(
@@ -80,7 +86,7 @@ def _compatible(name: str, endpoint: str) -> Provider:
         config_headers={},
         model_in_body=_BASE.model_in_body | {"messages"},
         stream_usage_in_body=frozenset() if name in REPORT_UNASKED else _BASE.stream_usage_in_body,
-        usage=_USAGE,
+        usage=replace(_USAGE, stated_cost=STATED_COSTS.get(name)),
         price_list=PRICE_LISTS.get(name),
     )
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from aiwm.providers import openai
+from aiwm.providers.base import StatedCost
 
 PROVIDER = replace(
     openai.PROVIDER,
@@ -20,6 +21,7 @@ PROVIDER = replace(
             openai.RESPONSES,
         ],
         tiers={"default": {}},
+        stated_cost=StatedCost(path=("cost_in_usd_ticks",), per_dollar=10**10),
     ),
     price_list="x-ai",
 )

@@ -48,7 +48,13 @@ async def micros(row: UsageRow, *, by: Prices | None = None) -> Decimal | None:
 
 
 def row(provider: str, model: str | None, *usage: int, **changes: object) -> UsageRow:
-    fields = {"provider": provider, "model_answered": model, "usage": Usage(*usage), "started_at": NOON}
+    fields = {
+        "provider": provider,
+        "model_answered": model,
+        "usage": Usage(*usage),
+        "started_at": NOON,
+        "raw_usage": None,
+    }
     return rows.usage_row("d" * 24, **fields | changes)
 
 
@@ -62,7 +68,13 @@ def recorded(name: str, **changes: object) -> UsageRow:
     return row(
         provider.name,
         reading.model,
-        **{"model_asked": None, "usage": reading.usage, "service_tier": reading.service_tier, **changes},
+        **{
+            "model_asked": None,
+            "usage": reading.usage,
+            "raw_usage": reading.raw,
+            "service_tier": reading.service_tier,
+            **changes,
+        },
     )
 
 
@@ -119,8 +131,10 @@ def recorded(name: str, **changes: object) -> UsageRow:
         ("deepseek/chat-hits.json", None, "13.72"),
         # 41 * 0.59 + 3 * 0.79
         ("groq/chat.sse", None, "26.56"),
-        # what OpenRouter says itself in this answer
-        ("openrouter/chat.json", None, "30.3"),
+        # as they tell themselves in the answer
+        ("openrouter/chat.json", None, "30.4"),
+        ("xai/chat-with-cost.json", None, "3775.6"),
+        ("perplexity/responses.json", None, "5100"),
     ],
 )
 async def test_recorded_answers_cost_what_they_cost_by_hand(name: str, asked: str | None, cost: str) -> None:
@@ -134,6 +148,7 @@ async def test_recorded_answers_cost_what_they_cost_by_hand(name: str, asked: st
         ("openai/chat-priority.sse", None),  # a model that is not in the list
         ("anthropic/messages-us.json", None),  # a region whose price is not in the list
         ("anthropic/messages-kimi.sse", None),  # another vendor's model
+        ("openrouter/chat-own-key.json", None),  # another provider bills for it too
         ("cohere/rerank.json", "rerank-v3.5"),  # billed by the search
         ("ollama/chat.ndjson", None),
         ("vllm/chat-continuous.sse", None),
@@ -239,6 +254,32 @@ async def test_a_row_keeps_the_price_that_it_was_made_with() -> None:
     )
     own = await priced(row("openai", "gpt-4o-mini", 10, 5), by=prices(**{"a" * 24: OWN}))
     assert str(own.price).startswith('{"set":"for the model","from":"2026-11-01","rates":{"fresh_tokens":"10"')
+
+
+async def test_what_a_provider_told_comes_after_what_is_set_and_before_the_list() -> None:
+    told = recorded("openrouter/chat.json")
+    assert (await priced(told)).price == '{"stated":"by the provider"}'
+    by = prices(**{"a" * 24: set_for("openai/gpt-4o-mini", (0, {"input": "1", "output": "0"}))})
+    assert await micros(told, by=by) == 194
+    assert await micros(replace(told, raw_usage=None)) == Decimal("30.3")
+
+
+@pytest.mark.parametrize("cost", ["-1", "true", '"0.1"', "null", "{}", "[1]", "1e300"])
+async def test_a_cost_that_makes_no_sense_is_not_believed(cost: str) -> None:
+    found = await priced(row("perplexity", "sonar", 5, 5, raw_usage=f'{{"cost":{{"total_cost":{cost}}}}}'))
+    assert (found.cost, found.price) == (None, None)
+
+
+async def test_a_told_cost_is_exact_to_the_picodollar() -> None:
+    for text, cost in (
+        ("1e-12", 1),
+        ("5e-13", 1),
+        ("4e-13", 0),
+        ("0.1", 10**11),
+        ("123.456789012345", 123456789012345),
+    ):
+        found = await priced(row("perplexity", "sonar", 5, 5, raw_usage=f'{{"cost":{{"total_cost":{text}}}}}'))
+        assert found.cost == cost
 
 
 # --- what is unknown, and what cost nothing ------------------------------------------------------------------
