@@ -237,6 +237,18 @@ async def test_redirect_with_the_key(gateway: Inside, owner: Caller, peers: tupl
     assert attacker.received == []
 
 
+async def test_trace_that_reflects_the_key(gateway: Inside, owner: Caller, peers: tuple[Peer, Peer]) -> None:
+    """A server answers TRACE with the request that it got: here with the provider's key in it."""
+    provider, _ = peers
+    path = CHAT.format(await _deployed(owner, provider))
+
+    for method in ("TRACE", "TRACK"):
+        answer = await owner(method, path)
+        assert (answer.status_code, answer.headers["x-aiwm-error"]) == (405, "gateway")
+
+    assert provider.received == []
+
+
 async def test_stored_key_sent_to_a_new_address(gateway: Inside, owner: Caller, peers: tuple[Peer, Peer]) -> None:
     """Who may change a model may still not read its key by pointing the model elsewhere."""
     provider, attacker = peers

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import Field, StrictBool, StrictFloat, StrictInt
-from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from aiwm.api.endpoints import endpoint_json
 from aiwm.control.deployments import Deployments, NewDeployment
@@ -226,7 +226,8 @@ def router(deployments: Deployments, tokens: Tokens, *, public_url: str, drainin
 
     @routes.get(
         "/{id}/logs",
-        response_class=PlainTextResponse,
+        # Of no media type: else errors were documented in that of the class.
+        response_class=Response,
         responses={200: {"content": {"text/plain": {}}}, **problems(400, 401, 403, 404)},
     )
     async def read_deployment_logs(

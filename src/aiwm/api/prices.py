@@ -24,11 +24,12 @@ def _number(value: object) -> object:
 
 
 def _day(value: object) -> object:
-    if value is None or (isinstance(value, str) and _DAY.fullmatch(value)):
+    if isinstance(value, str) and _DAY.fullmatch(value):
         return value
     raise ValueError("must be a day, such as 2026-01-01")
 
 
+_Day = Annotated[date, BeforeValidator(_day), Field(ge=date(2000, 1, 1))]
 _Rate = Annotated[Decimal, BeforeValidator(_number), Field(ge=0, le=_LARGEST, decimal_places=_DECIMALS)]
 
 
@@ -41,7 +42,7 @@ class ModelPrice(Body):
 
     model_config = ConfigDict(json_schema_extra={"example": {"from": "2026-01-01", "input": 0.25, "output": 2}})
 
-    since: Annotated[date | None, BeforeValidator(_day), Field(alias="from", ge=date(2000, 1, 1))] = None
+    since: Annotated[_Day | None, Field(alias="from")] = None
     """The first day, UTC; without it, since ever."""
     input: _Rate | None = None
     output: _Rate | None = None

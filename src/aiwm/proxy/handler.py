@@ -24,6 +24,7 @@ from aiwm.errors import (
     BodyTooLarge,
     ClientGone,
     Invalid,
+    MethodNotAllowed,
     Unauthorized,
     Unavailable,
     UpstreamTimeout,
@@ -72,6 +73,11 @@ class Inference:
 
     async def __call__(self, call: Call, deployment: bytes, path: bytes) -> None:
         """`path` is the provider's, as the caller spelled it."""
+        if call.method in _REFLECTING:
+            raise MethodNotAllowed(
+                "TRACE is not passed on: its answer quotes what was sent, and with it the key",
+                headers={"allow": "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"},
+            )
         headers = firsts(call.headers)
         token = caller_token(call.headers)
         if token is None:
@@ -194,6 +200,7 @@ def _end_with_the_caller(call: Call, target: Target) -> None:
         call.on_gone = task.cancel
 
 
+_REFLECTING = frozenset({b"TRACE", b"TRACK"})
 _WITHOUT_BODY = frozenset({204, 304})
 
 

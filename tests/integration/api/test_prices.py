@@ -36,6 +36,11 @@ async def test_a_model_without_prices_of_its_own_shows_none(editor: Caller) -> N
     assert "prices" not in await editor.model(prices=[])
 
 
+async def test_a_price_since_ever_may_say_so_with_null(editor: Caller) -> None:
+    made = await editor.model(prices=[{"from": None, "input": 1, "output": None}])
+    assert made["prices"] == [{"input": 1}]
+
+
 async def test_prices_are_replaced_whole_kept_when_left_out_and_taken_back_with_null(editor: Caller) -> None:
     path = f"/models/{(await editor.model(prices=PRICES))['_id']}"
     assert (await editor("PUT", path, json={"name": "Other"})).json()["prices"] == PRICES
