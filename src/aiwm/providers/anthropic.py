@@ -1,16 +1,24 @@
 """Anthropic Messages API: https://docs.anthropic.com/en/api/messages"""
 
-from aiwm.providers.base import Counts, Provider, UsageFields
+from aiwm.providers.base import Counts, Path, Provider, UsageFields, Where
 from aiwm.providers.openai import CHAT
+
+
+def _also(*path: str) -> list[Path]:
+    """The count at `path`, and that of compactions on the way, which the whole leaves out."""
+    return [path, ("iterations", Where("type", "compaction"), *path)]
+
+
+_WRITTEN, _READ = _also("cache_creation_input_tokens"), _also("cache_read_input_tokens")
 
 MESSAGES = Counts(
     signs=frozenset({"input_tokens"}),
     # input_tokens leaves cached tokens out.
-    input_tokens=[("input_tokens",), ("cache_creation_input_tokens",), ("cache_read_input_tokens",)],
-    output_tokens=[("output_tokens",)],
-    cache_read_tokens=[("cache_read_input_tokens",)],
-    cache_write_tokens=[("cache_creation_input_tokens",)],
-    cache_write_1h_tokens=[("cache_creation", "ephemeral_1h_input_tokens")],
+    input_tokens=[*_also("input_tokens"), *_WRITTEN, *_READ],
+    output_tokens=_also("output_tokens"),
+    cache_read_tokens=_READ,
+    cache_write_tokens=_WRITTEN,
+    cache_write_1h_tokens=_also("cache_creation", "ephemeral_1h_input_tokens"),
     reasoning_tokens=[("output_tokens_details", "thinking_tokens")],
     web_searches=[("server_tool_use", "web_search_requests")],
 )

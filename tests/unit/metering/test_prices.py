@@ -105,6 +105,8 @@ def recorded(name: str, **changes: object) -> UsageRow:
         ("anthropic/messages.sse", None, "7476.3"),
         # the same, and a search at 0.01 USD
         ("anthropic/messages-restated.sse", None, "17476.3"),
+        # fresh 203000 * 5 + read 1000 * 0.5 + written to the cache 500 * 6.25 + written 4500 * 25
+        ("anthropic/messages-compaction.json", None, "1131125"),
         # fresh 250 * 3 + read 173056 * 0.3 + written 97 * 15
         ("moonshot/messages.sse", None, "54121.8"),
         # fresh 1019 - 768 at 3, read 768 * 0.3, written 20 * 15
