@@ -108,7 +108,7 @@ _readers: dict[int, _Reader] = {}
 
 
 def _reader(fields: UsageFields) -> _Reader:
-    """One for each provider: the fields are of its file, and live as long as the program."""
+    """One for each provider. It holds the fields that it is found by, so no others can come to be at their place."""
     return _readers.get(id(fields)) or _readers.setdefault(id(fields), _Reader(fields))
 
 
@@ -116,6 +116,7 @@ class _Reader:
     """Reads of an event what is on the way to a text or to numbers."""
 
     def __init__(self, fields: UsageFields) -> None:
+        self.fields = fields
         self._top = _Step()
         for path in fields.text:
             self._top.lay(path, numbers=False)
@@ -133,23 +134,24 @@ class _Reader:
 
 def _chars(said: Any, steps: dict[str, _Step]) -> int:
     chars = 0
+    plain = type(said) is dict  # Below a key that leads to a text or further on, nothing is known of the form.
     for key, step in steps.items():
-        value = said.get(key) if type(said) is dict else getattr(said, key)
+        value = said.get(key) if plain else getattr(said, key)
         if not value:
             continue
         if step.numbers:
             return -1
-        if isinstance(value, str):
-            chars += len(value)
+        if step.text and type(value) is not dict:
+            chars += len(value) if type(value) is str else 0
+        elif step.text and not step.steps:
+            chars += len(orjson.dumps(value))
         elif step.many:
             chars += sum([_chars(each, step.steps) for each in value])
-        elif step.steps and (type(value) is dict or isinstance(value, msgspec.Struct)):
+        elif not plain or type(value) is dict:
             within = _chars(value, step.steps)
             if within < 0:
                 return -1
             chars += within
-        elif step.text:
-            chars += len(orjson.dumps(value))
     return chars
 
 

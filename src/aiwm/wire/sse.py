@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 _BOM = b"\xef\xbb\xbf"
 _LINE_ENDS = b"\r\n"
+_DATA = b"data: "
 
 # A line feed or a lone carriage return ends a line, and the next character ends an empty one. Where that is the
 # carriage return of a CRLF, its line feed may come later: at the beginning of an event it says nothing.
@@ -22,7 +23,7 @@ _SLACK = len(b"\r\n")
 
 
 class EventSplitter:
-    """Yields the data of each event in which one of the markers (`contains`, without line ends) occurs.
+    """Yields the data of each event in which one of the markers (`contains`; none stands in `data: `) occurs.
 
     Remembers no more than `max_event` bytes of an event; `oversize` counts the events that were longer.
     """
@@ -45,6 +46,8 @@ class EventSplitter:
             # searches a short text in half the time.
             for marker in self._contains:
                 if chunk.rfind(marker) >= 0:
+                    if chunk.startswith(_DATA) and chunk.find(b"\n") == len(chunk) - 2 and b"\r" not in chunk:
+                        return (chunk[len(_DATA) : -2],)  # One event of one line.
                     return self._picked(chunk)
             return ()
         if self._start is not None:
@@ -104,8 +107,11 @@ class EventSplitter:
         for event in _BLANK_LINE.split(complete) if b"\r" in complete else complete.split(b"\n\n"):
             if len(event) > self._max and len(event.strip(_LINE_ENDS)) > self._max:
                 self.oversize += 1
-            elif self._matches(event) and self._matches(data := data_of(event)):
-                found.append(data)
+            elif self._matches(event):
+                if event.startswith(_DATA) and b"\n" not in event and b"\r" not in event:
+                    found.append(event[len(_DATA) :])
+                elif self._matches(data := data_of(event)):
+                    found.append(data)
         return found
 
     def _matches(self, text: bytes) -> bool:
@@ -121,8 +127,8 @@ def _last_blank_line(text: bytearray) -> int:
 
 def data_of(event: bytes) -> bytes:
     """What the event's data lines say, without the one space that may follow the colon."""
-    if event.startswith(b"data: ") and b"\n" not in event and b"\r" not in event:
-        return event[6:]
+    if event.startswith(_DATA) and b"\n" not in event and b"\r" not in event:
+        return event[len(_DATA) :]
     # For bytes, `splitlines` knows no other line ends than these three: CRLF, LF and CR.
     lines = [line[5:] for line in event.splitlines() if line.startswith(b"data:") or line == b"data"]
     return b"\n".join([line[1:] if line.startswith(b" ") else line for line in lines])
