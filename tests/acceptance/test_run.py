@@ -1,21 +1,27 @@
-"""`aiwm run` and `aiwm models`, as far as they need no engine: the server, the files, and every way it ends."""
+"""`aiwm run` from a repository or file to an answer of a real engine, every way it ends, and `aiwm models`."""
 
 from __future__ import annotations
 
+import json
 import os
+import pty
 import random
+import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import openai
 import pytest
 
 from gateway import Gateway, free_ports
 from hub import Hub, Repository
+from tiny_model import write_tiny_model
 
 WEIGHTS = random.Random(4).randbytes(2_000_000)
 
@@ -84,7 +90,7 @@ def test_what_is_not_there_is_said_and_the_server_that_was_started_ends(commands
     assert not commands.is_served
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_an_interrupted_download_leaves_nothing_running_and_goes_on_the_next_time(
     commands: Commands, hub: Hub, number: signal.Signals
 ) -> None:
@@ -179,3 +185,132 @@ def test_another_data_directory_than_the_servers_is_said(tmp_path: Path, command
         data = tmp_path / "data"
         assert said == f"aiwm: no AIWM has ever run in {data}: set AIWM_DATA_DIR as it is started with\n"
         assert not data.exists()
+
+
+# --- to an answer --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny.gguf")
+
+
+def _said_until(command: subprocess.Popen[str], words: str) -> str:
+    """What a command said, up to the line with these words."""
+    assert command.stdout is not None
+    said = ""
+    for line in command.stdout:
+        said += line
+        if words in line:
+            return said
+    raise AssertionError(said)
+
+
+def test_a_file_is_served_until_ctrl_c_and_answers_the_openai_sdk(commands: Commands, tiny: Path) -> None:
+    command = commands.start("run", str(tiny), "--no-chat")
+    said = _said_until(command, "Ctrl-C stops it.")
+    [base_url] = re.findall(r"base_url=(\S+)", said)
+    [token] = re.findall(r"Bearer (\S+)'", said)
+    client = openai.OpenAI(base_url=base_url, api_key=token, max_retries=0)
+    question = [{"role": "user", "content": "Hello"}]
+    answer = client.chat.completions.create(model="", messages=question, max_tokens=8)  # type: ignore[arg-type]
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 8
+
+    # The line that is printed can be pasted.
+    [curl] = [line.strip() for line in said.splitlines() if line.strip().startswith("curl ")]
+    pasted = subprocess.run(["/bin/sh", "-c", f"{curl} --silent"], capture_output=True, text=True, check=True)
+    assert json.loads(pasted.stdout)["object"] == "chat.completion"
+
+    command.send_signal(signal.SIGINT)
+    assert commands.end(command)[0] == 0
+    assert not commands.is_served
+    assert _processes_of(commands.folder) == []
+    database = sqlite3.connect(commands.folder / "data" / "aiwm.db")
+    assert database.execute("SELECT status FROM deployments").fetchall() == [("stopped",)]
+    database.close()
+
+
+def test_a_model_from_the_hub_is_talked_to_at_a_prompt(commands: Commands, hub: Hub, tiny: Path) -> None:
+    hub.repositories["org/tiny-gguf"] = Repository({"README.md": b"x", "tiny-Q4_K_M.gguf": tiny.read_bytes()})
+    for _ in range(2):
+        terminal = Terminal(commands, "run", "org/tiny-gguf")
+        terminal.until("> ")
+        terminal.say("Hello")
+        terminal.until("\r\n\r\n> ")
+        terminal.say("/bye")
+        assert terminal.exit_code() == 0
+        assert "tiny-gguf runs: deployment " in terminal.seen
+        assert _processes_of(commands.folder) == []
+    # The second time nothing was fetched, and no other model or deployment made.
+    assert hub.sent("org/tiny-gguf", "tiny-Q4_K_M.gguf") == [None]
+    database = sqlite3.connect(commands.folder / "data" / "aiwm.db")
+    assert database.execute("SELECT name, status FROM deployments").fetchall() == [("tiny-gguf", "stopped")]
+    [(requests, tokens)] = database.execute("SELECT requests, tokens FROM deployment_totals").fetchall()
+    assert requests == 2
+    assert tokens > 2
+    database.close()
+
+
+def test_ctrl_c_ends_an_answer_and_ctrl_d_the_conversation(commands: Commands, tiny: Path) -> None:
+    terminal = Terminal(commands, "run", str(tiny))
+    terminal.until("> ")
+    terminal.say("Hello")
+    terminal.until("Hello\r\n")
+    terminal.until("")  # Something of the answer.
+    terminal.write("\x03")
+    terminal.until("\r\n> ")
+    terminal.write("\x04")
+    assert terminal.exit_code() == 0
+    assert _processes_of(commands.folder) == []
+
+
+def test_an_engine_that_can_not_load_the_file_is_said(commands: Commands, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + bytes(100))
+    code, said = commands.run("run", str(broken))
+    assert code == 1
+    assert "The engine of broken does not run: " in said
+    assert _processes_of(commands.folder) == []
+
+
+class Terminal:
+    """A command on a terminal of its own."""
+
+    def __init__(self, commands: Commands, *arguments: str) -> None:
+        self.seen = ""
+        self._looked_at = 0
+        self._pid, self._fd = pty.fork()
+        if self._pid == 0:
+            environment = commands.environment | {"TERM": "dumb"}
+            os.execve(sys.executable, [sys.executable, "-W", "error", "-m", "aiwm", *arguments], environment)
+
+    def write(self, text: str) -> None:
+        os.write(self._fd, text.encode())
+
+    def say(self, line: str) -> None:
+        self.write(f"{line}\r")
+
+    def until(self, words: str) -> None:
+        """Reads on until these words come, after those that were waited for before; "" is anything."""
+        deadline = time.monotonic() + 60
+        while (found := self.seen.find(words, self._looked_at)) < 0 or len(self.seen) == self._looked_at:
+            assert time.monotonic() < deadline, self.seen
+            assert self._read(), self.seen
+        self._looked_at = found + len(words)
+
+    def exit_code(self) -> int:
+        while self._read():
+            pass
+        _, status = os.waitpid(self._pid, 0)
+        os.close(self._fd)
+        assert "Traceback" not in self.seen, self.seen
+        return os.waitstatus_to_exitcode(status)
+
+    def _read(self) -> bool:
+        try:
+            data = os.read(self._fd, 4096)
+        except OSError:  # What Linux says when the other side of a terminal has gone.
+            return False
+        self.seen += data.decode(errors="replace")
+        return bool(data)

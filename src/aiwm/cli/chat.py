@@ -43,16 +43,22 @@ def chat(operator: Operator, url: str, console: Console) -> None:
 def _answered(operator: Operator, url: str, messages: list[dict[str, str]], console: Console) -> str:
     pieces: list[str] = []
     try:
-        with operator.streaming(url, {"messages": messages, "stream": True}) as lines:
+        asked = {"messages": messages, "stream": True, "stream_options": {"include_usage": True}}
+        with operator.streaming(url, asked) as lines:
             for piece in _pieces(lines):
                 pieces.append(piece)
-                console.out(piece, end="", highlight=False)
+                console.out(_shown(piece), end="", highlight=False)
     except KeyboardInterrupt:
         console.out(" ...", end="")
     except Refused as error:
         console.print(f"[red]{escape(str(error))}[/]")
     console.print("\n")
     return "".join(pieces)
+
+
+def _shown(text: str) -> str:
+    """What a model says must not steer the terminal."""
+    return "".join(character if character.isprintable() or character in "\n\t" else "\ufffd" for character in text)
 
 
 def _pieces(lines: Iterator[str]) -> Iterator[str]:

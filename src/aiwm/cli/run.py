@@ -32,7 +32,7 @@ LOG = "run.log"
 
 _STEP_SECONDS = 0.3
 _START_SECONDS = 60
-_STOP_SECONDS = 20
+_STOP_SECONDS = 60
 _LONGEST_NAME = 100
 _COMING = ("queued", "downloading", "downloaded")
 _STARTING = ("queued", "deploying")
@@ -65,8 +65,9 @@ def _serve_and_talk(
 ) -> None:
     with Operator(settings) as operator:
         model = _downloaded(operator, _registered(operator, wanted), console)
-        deployment = _running(operator, model, console)
+        deployment = _deployed(operator, model)
         try:
+            deployment = _running(operator, deployment, console)
             _explain(operator, deployment, settings, console, owned=owned)
             if talk and sys.stdin.isatty() and model["type"] == "llm":
                 chat(operator, deployment["endpoint"]["url"], console)
@@ -152,7 +153,8 @@ def _wait_until_ready(server: subprocess.Popen[bytes], settings: Settings, log: 
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:
-    server.terminate()
+    # As Ctrl-C does it: nothing is left running for another server to take over.
+    server.send_signal(signal.SIGINT)
     try:
         server.wait(_STOP_SECONDS)
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
@@ -217,31 +219,33 @@ def _downloaded(operator: Operator, model: Any, console: Console) -> Any:
     return model
 
 
-def _running(operator: Operator, model: Any, console: Console) -> Any:
-    """A deployment of the model that answers: the one that is there, else a new one."""
+def _deployed(operator: Operator, model: Any) -> Any:
+    """A deployment of the model that runs or begins to: the one that is there, else a new one."""
     found = operator.get("/deployments", modelId=model["_id"], limit=100)["data"]
-    deployment = next(
-        (each for each in found if each["status"] in {"running", *_STARTING}), found[0] if found else None
-    )
-    if deployment is None:
-        deployment = operator.post("/deployments", {"name": model["name"], "modelId": model["_id"]})
-    elif deployment["status"] not in {"running", *_STARTING}:
-        deployment = operator.post(f"/deployments/{deployment['_id']}/start")
+    for deployment in found:
+        if deployment["status"] in {"running", *_STARTING}:
+            return deployment
+    for deployment in found:
+        if deployment["status"] != "stopping":
+            return operator.post(f"/deployments/{deployment['_id']}/start")
+    return operator.post("/deployments", {"name": model["name"], "modelId": model["_id"]})
+
+
+def _running(operator: Operator, deployment: Any, console: Console) -> Any:
+    """Waits until it answers."""
+    path = f"/deployments/{deployment['_id']}"
     with console.status("Starting the engine") as status:
-        while deployment["status"] in _STARTING:
+        while (deployment := operator.get(path))["status"] in _STARTING:
             status.update(f"Starting the engine: {deployment['status']}")
             time.sleep(_STEP_SECONDS)
-            deployment = operator.get(f"/deployments/{deployment['_id']}")
-    deployment = operator.get(f"/deployments/{deployment['_id']}")
     if deployment["status"] != "running":
-        raise Failed(
-            f"The engine of {model['name']} does not run: {deployment.get('errorMessage') or deployment['status']}"
-        )
+        reason = deployment.get("errorMessage") or deployment["status"]
+        raise Failed(f"The engine of {deployment['name']} does not run: {reason}")
     return deployment
 
 
 def _stop(operator: Operator, deployment: Any, console: Console) -> None:
-    """The engine has to end with the server that this command started: nobody else looks after it."""
+    """The engine ends with the server that this command started, and is not started again with the next one."""
     path = f"/deployments/{deployment['_id']}"
     with suppress(Refused, StartError), console.status("Stopping the engine"):
         deployment = operator.post(f"{path}/stop")
