@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +14,7 @@ from typing import Any
 import openai
 import pytest
 
-from engines import nothing_left
+from engines import nothing_left, processes_of
 from gateway import Caller, Gateway
 from tiny_model import write_tiny_model
 
@@ -105,3 +109,42 @@ def test_from_a_file_to_an_answer_with_exact_usage(gateway: Gateway, admin: Call
 
     assert admin.http.post(f"/deployments/{deployment}/stop").json()["status"] == "stopping"
     until(admin, f"/deployments/{deployment}", "stopped")
+
+
+def test_the_logs_are_followed_on_the_command_line(gateway: Gateway, admin: Caller, folder: Path) -> None:
+    deployment = deployed(admin, registered(admin, folder / "tiny.gguf"), arguments={"ctx-size": 512})
+    until(admin, f"/deployments/{deployment}", "running")
+    environment = {**os.environ, "AIWM_DATA_DIR": str(gateway.folder), "AIWM_PORT": str(gateway.port)}
+    command = [sys.executable, "-m", "aiwm", "deployments", "logs", "-f", deployment]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as following:
+        assert following.stdout is not None
+        lines = iter(following.stdout.readline, "")
+        assert any("ready on http://127.0.0.1" in line for line in lines)
+        admin.http.post(f"/deployments/{deployment}/inference/v1/completions", json={"prompt": "Hi", "max_tokens": 1})
+        assert any("prompt eval time" in line for line in lines)
+        following.send_signal(signal.SIGINT)
+        assert following.wait(10) == 130
+    shown = subprocess.run([*command[:4]], env=environment, capture_output=True, text=True, check=True)
+    assert deployment[:8] in shown.stdout
+    admin.http.post(f"/deployments/{deployment}/stop")
+    until(admin, f"/deployments/{deployment}", "stopped")
+
+
+def test_an_engine_outlives_its_gateway_and_ends_with_ctrl_c(tmp_path: Path, folder: Path) -> None:
+    data = tmp_path / "data"
+    with nothing_left(data / "engines"), Gateway(data, AIWM_MODEL_PATHS=str(folder)) as gateway:
+        admin = gateway.login()
+        deployment = deployed(admin, registered(admin, folder / "tiny.gguf"), arguments={"ctx-size": 512})
+        until(admin, f"/deployments/{deployment}", "running")
+        engines = processes_of(data / "engines")
+        for number in (signal.SIGKILL, signal.SIGTERM):
+            gateway.stop(number)
+            assert processes_of(data / "engines") == engines
+            gateway.start()
+            answer = admin.http.post(
+                f"/deployments/{deployment}/inference/v1/completions", json={"prompt": "Hi", "max_tokens": 1}
+            )
+            assert answer.status_code == 200, answer.text
+        assert processes_of(data / "engines") == engines
+        assert gateway.stop(signal.SIGINT) == 0
+        assert processes_of(data / "engines") == []

@@ -131,6 +131,31 @@ def usage(
     show(by=by, since=since, until=until)
 
 
+deployments = typer.Typer(help="What runs, and what engines say.", invoke_without_command=True)
+app.add_typer(deployments, name="deployments")
+
+
+@deployments.callback()
+def list_deployments(context: typer.Context) -> None:
+    """Show the deployments of the AIWM that runs here."""
+    if context.invoked_subcommand is None:
+        from aiwm.cli.deployments import show
+
+        show()
+
+
+@deployments.command()
+def logs(
+    deployment: Annotated[str, typer.Argument(help="Its id, or its name.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what the engines write.")] = False,
+    lines: Annotated[int, typer.Option(min=0, max=10_000, help="How many of the last lines.")] = 200,
+) -> None:
+    """Show what the engines of a self-hosted model have written."""
+    from aiwm.cli.deployments import logs as show_logs
+
+    raise typer.Exit(show_logs(deployment, follow=follow, lines=lines))
+
+
 keys = typer.Typer(help="The keys that seal secrets at rest.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 

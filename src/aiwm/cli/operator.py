@@ -88,6 +88,19 @@ class Operator:
                 raise Refused(_message(answer))
             yield answer.iter_lines()
 
+    @contextmanager
+    def reading(self, path: str) -> Iterator[Iterator[str]]:
+        """The text of an answer as it comes, which may be never."""
+        timeout = httpx2.Timeout(_SECONDS, read=None)
+        with (
+            _translated(self._settings),
+            self._http.stream("GET", path, headers=self._headers(), timeout=timeout) as answer,
+        ):
+            if answer.status_code >= 400:
+                answer.read()
+                raise Refused(_message(answer))
+            yield answer.iter_text()
+
     def __enter__(self) -> Self:
         return self
 

@@ -40,6 +40,7 @@ from aiwm.targets import Hosted, Target
 _SWEEP_SECONDS = 5.0
 """How often rows are looked for that no owner was told of."""
 _TRY_AGAIN_SECONDS = 1.0
+_ANOTHER_TRY_SECONDS = 30.0
 
 _log = structlog.get_logger(__name__)
 
@@ -332,7 +333,19 @@ class _Owner:
                 fresh.append(self._replicas[-1])
             elif mine.state is State.READY:
                 self._retire(before)
+            elif self._deserves_another_try(mine, fresh):
+                self._replicas.remove(mine)
+                self._add(slot, spec)
         self._retire(replica for replica in old if replica.slot >= len(plan.specs))
+
+    @staticmethod
+    def _deserves_another_try(given_up: Replica, others: Iterable[Replica]) -> bool:
+        """Where others of the same kind run, it was not what it was told that brought it down."""
+        return (
+            given_up.state is State.GIVEN_UP
+            and time.monotonic() - given_up.since > _ANOTHER_TRY_SECONDS
+            and any(other.state is State.READY for other in others)
+        )
 
     @staticmethod
     def _is_current(plan: _Plan, replica: Replica) -> bool:
@@ -383,10 +396,11 @@ class _Owner:
         if ready or self._asleep:
             self._was_ready = True
             await self._write(plan.row, DeploymentStatus.RUNNING, reason if given_up else None)
-        elif given_up and len(given_up) == len(self._replicas) and not self._retiring:
+            return _ANOTHER_TRY_SECONDS if given_up else None
+        if given_up and len(given_up) == len(self._replicas) and not self._retiring:
             await self._give_up(plan.row, reason or "The engine did not start")
             return 0
-        elif not any(replica.taken_over for replica in self._replicas):
+        if not any(replica.taken_over for replica in self._replicas):
             await self._write(plan.row, DeploymentStatus.DEPLOYING, reason)
         return None
 

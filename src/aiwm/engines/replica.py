@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 
@@ -66,6 +67,8 @@ class Replica:
         """Of what runs, which may be older than `spec`."""
         self.taken_over = engine is not None
         """It ran before, and is not known yet to be well."""
+        self.since = time.monotonic()
+        """When its state changed last."""
         self._deployment_id = deployment_id
         self._driver = driver
         self._http = http
@@ -128,7 +131,7 @@ class Replica:
     def _become(self, state: State) -> None:
         self.taken_over = False
         if state is not self.state:
-            self.state = state
+            self.state, self.since = state, time.monotonic()
             self._changed()
 
     async def _until_ready(self, engine: Engine) -> None:
