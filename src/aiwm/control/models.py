@@ -164,7 +164,7 @@ class Models:
         before = await self._own(principal, model_id)
         if before.status is ModelStatus.ACTIVE:
             raise WrongState(f'Model "{before.name}" is already active')
-        if before.status not in {ModelStatus.INACTIVE, ModelStatus.DOWNLOADED}:
+        if before.status is not ModelStatus.INACTIVE:
             raise WrongState(
                 f'Model "{before.name}" can\'t be activated before its files are there. Current status: {before.status}'
             )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
+from contextlib import closing
 from typing import Any
 
 import pytest
 
 from aiwm.api.models import ModelAnswer
 from aiwm.domain.ids import new_id
+from aiwm.domain.models import FETCHABLE, FETCHING, ModelStatus
 from aiwm.domain.users import Role
 from fakes import RawPeer, RawServer
 from inside import KEY, MASKED_KEY, Caller, Inside, api_based, self_hosted
@@ -325,13 +328,19 @@ async def test_a_model_is_switched_off_and_on(editor: Caller) -> None:
     assert on.json() == made | {"updatedAt": on.json()["updatedAt"]}
 
 
-async def test_a_model_without_its_files_can_be_neither_activated_nor_deactivated(editor: Caller) -> None:
-    path = f"/models/{(await editor.model(**self_hosted()))['_id']}"
+@pytest.mark.parametrize("status", [*FETCHING, *FETCHABLE])
+async def test_a_model_without_its_files_can_be_neither_activated_nor_deactivated(
+    aiwm: Inside, editor: Caller, status: ModelStatus
+) -> None:
+    made = await editor.model(**self_hosted())
+    with closing(sqlite3.connect(aiwm.folder / "aiwm.db")) as connection, connection:
+        connection.execute("UPDATE models SET status = ? WHERE id = ?", (status, made["_id"]))
+    path = f"/models/{made['_id']}"
     assert _refused(await editor("POST", f"{path}/activate"), 400) == (
-        'Model "Llama" can\'t be activated before its files are there. Current status: queued'
+        f'Model "Llama" can\'t be activated before its files are there. Current status: {status}'
     )
     assert _refused(await editor("POST", f"{path}/deactivate"), 400) == (
-        'Model "Llama" is not active. Current status: queued'
+        f'Model "Llama" is not active. Current status: {status}'
     )
 
 
