@@ -59,6 +59,8 @@ class Faults:
     """How often that happens."""
     status: int = 0
     """What every request is answered with."""
+    bytes_per_second: int = 0
+    """How quickly files come; 0: as they can."""
     deaf_to_ranges: bool = False
     change: Callable[[bytes], bytes] | None = None
     """What becomes of a file on its way."""
@@ -196,7 +198,11 @@ class Hub:
                     self.wfile.write(rest[: faults.hold_after])
                     rest = rest[faults.hold_after :]
                     faults.released.wait(60)
-                self.wfile.write(rest)
+                step = faults.bytes_per_second // 50 or len(rest) or 1
+                for start in range(0, len(rest), step):
+                    self.wfile.write(rest[start : start + step])
+                    if faults.bytes_per_second and faults.released.wait(0.02):
+                        faults.bytes_per_second = 0
 
             def _say(self, status: int, body: Any, headers: Mapping[str, str] | None = None) -> None:
                 text = json.dumps(body).encode()

@@ -27,6 +27,7 @@ from hub import Repository, git_id, sha256
 
 WEIGHTS = random.Random(1).randbytes(1_000_000)
 FILES = {"config.json": b'{"a": 1}', "model.safetensors": WEIGHTS, "pytorch_model.bin": b"x" * 2000}
+KILLS = 6
 WHOLE = HubFiles("org/tiny", "main", None)
 ONE = HubFiles("org/tiny", "main", "model.safetensors")
 
@@ -189,6 +190,31 @@ async def test_a_killed_fetcher_goes_on_where_it_was(hub: Hub, served: FakeHub) 
 
     assert Path(fetched.path).read_bytes() == WEIGHTS
     assert served.sent("org/tiny", "model.safetensors") == [None, "bytes=700000-"]
+
+
+async def test_kills_at_any_moment_cost_no_byte_and_leave_the_right_ones(hub: Hub, served: FakeHub) -> None:
+    chance = random.Random()
+    served.faults.bytes_per_second = 400_000
+    kills = 0
+    while True:
+        fetching = asyncio.create_task(hub.fetch(WHOLE, lambda _: None))
+        _, running = await asyncio.wait([fetching], timeout=chance.uniform(0.3, 2.0) if kills < KILLS else None)
+        if not running:
+            break
+        for child in _fetchers():
+            os.kill(child, signal.SIGKILL)
+        with pytest.raises(FetchFailed, match="ended without a word"):
+            await fetching
+        kills += 1
+    folder = Path(fetching.result().path)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        "config.json": FILES["config.json"],
+        "model.safetensors": WEIGHTS,
+    }
+    # Each request goes on where the file had come to.
+    starts = [int((asked or "bytes=0-")[6:-1]) for asked in served.sent("org/tiny", "model.safetensors")]
+    assert starts == sorted(starts)
+    assert not list(hub._folder.rglob(f"*{fetcher.PART}"))
 
 
 async def test_a_cancelled_fetch_leaves_no_process_and_what_has_come(hub: Hub, served: FakeHub) -> None:
