@@ -215,7 +215,9 @@ async def running(
             at_once=settings.parallel_downloads,
             clock=clock,
         )
-        models = Models(store=model_store, targets=targets, downloads=downloads, seal=box.seal, clock=clock)
+        models = Models(
+            store=model_store, targets=targets, downloads=downloads, seal=box.seal, settled=recorder.flush, clock=clock
+        )
         deployments = Deployments(
             store=deployment_store,
             models=model_store,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -82,12 +82,15 @@ class Models:
         targets: Targets,
         downloads: Downloads,
         seal: Callable[[str], Sealed],
+        settled: Callable[[], Awaitable[None]],
         clock: Clock,
     ) -> None:
+        """`settled` waits until the answers that have ended are in the ledger."""
         self._store = store
         self._targets = targets
         self._downloads = downloads
         self._seal = seal
+        self._settled = settled
         self._clock = clock
 
     async def list(self, principal: Principal, query: PageQuery) -> Page[Model]:
@@ -139,6 +142,8 @@ class Models:
             config = changes["api_config"] = self._sealed(principal, given["api_config"], config)
         if "api_endpoint" in changes:
             _check_move(before, changes["api_endpoint"], config)
+        if "prices" in changes:
+            await self._settled()  # What was answered until now costs what it did.
         # What is given as it was is no change.
         changes = {
             name: value for name, value in changes.items() if name not in _PLACE or value != getattr(before, name)

@@ -88,7 +88,7 @@ class Reading:
         """As the provider says it served the request, with a + before what else decides the price."""
         fields = self._fields
         if not fields.service_tier_in_usage:
-            return self._tier
+            return self._tier and self._tier[:_LONGEST_TIER]
         said = [self._tier, *(_word(self._raw, path) for path in fields.service_tier_in_usage)]
         words = list(dict.fromkeys(word for word in said if word))
         # What means the standard price is said only if there is nothing else to say.
