@@ -87,21 +87,36 @@ def test_no_secret_is_found_where_it_does_not_belong(tmp_path: Path, telltale: s
         answers.append(admin.http.post("/models", json={"apiConfig": {"apiKey": OPENAI_KEY}}))
         answers.append(httpx2.post(f"{gateway.iam_url}/auth/login", json={"username": "admin", "password": OPENAI_KEY}))
         token = admin.token
+        made = admin.http.post("/api-keys", json={"name": "A program"}).json()
+        secret = made["apiKey"]
+        for header in ({"authorization": f"Bearer {secret}"}, {"x-goog-api-key": secret}, {"x-api-key": f"{secret}x"}):
+            answers.append(httpx2.post(f"{gateway.inference(openai)}/v1/messages", json={}, headers=header))
+        answers += [
+            admin.http.get(path) for path in ("/api-keys", f"/api-keys/{made['_id']}", "/audit", "/usage/requests")
+        ]
+        answers.append(admin.http.delete(f"/api-keys/{made['_id']}"))
+        answers.append(admin.http.get(f"/models?search={secret}"))
 
     assert {answer.status_code for answer in answers} >= {200, 400, 401, 404, 502}
     for answer in answers:
         # Of what a provider quotes only its key is masked: what other headers say is the provider's to tell.
         quoted = "x-quoted" in answer.headers
-        for secret in (OPENAI_KEY, ANTHROPIC_KEY, token, *(() if quoted else (HEADER_SECRET, ADMIN_PASSWORD))):
+        for secret in (
+            OPENAI_KEY,
+            ANTHROPIC_KEY,
+            token,
+            made["apiKey"],
+            *(() if quoted else (HEADER_SECRET, ADMIN_PASSWORD)),
+        ):
             assert secret not in shown(answer), answer.url
             assert json.dumps(secret)[1:-1].replace("/", "\\/") not in shown(answer), answer.url
     # The provider got what is meant for it, and nothing of the caller's.
     assert any(OPENAI_KEY in text and HEADER_SECRET in text for text in Telltale.received)
     assert any(ANTHROPIC_KEY in text for text in Telltale.received)
-    assert not [text for text in Telltale.received if token in text or "a=b" in text]
+    assert not [text for text in Telltale.received if token in text or made["apiKey"] in text or "a=b" in text]
     written = {"output": gateway.output.encode(), "log": gateway.log.encode()}
     written |= {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert any(name.endswith("aiwm.db") for name in written)
     for name, data in written.items():
-        for secret in (*KEYS, ADMIN_PASSWORD, token):
+        for secret in (*KEYS, ADMIN_PASSWORD, token, made["apiKey"]):
             assert secret.encode() not in data, name

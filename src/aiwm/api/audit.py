@@ -1,5 +1,6 @@
 """The audit log over HTTP: for the owners of an organization, to be read only."""
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
@@ -9,10 +10,13 @@ from aiwm.domain import times
 from aiwm.domain.audit import AuditEntry
 from aiwm.domain.pages import PageQuery
 from aiwm.domain.users import Principal, Role
+from aiwm.errors import Invalid
 from aiwm.store.audit import FIELDS, SORTABLE, AuditStore
 from aiwm.web.lists import page_json, page_query, parameters
 from aiwm.web.principals import Tokens, authenticated
 from aiwm.web.schemas import Answer, problems
+
+_TIMES = ("from", "to")
 
 
 class Actor(Answer):
@@ -46,7 +50,7 @@ class AuditPage(Answer):
 
 def router(audit: AuditStore, tokens: Tokens) -> APIRouter:
     routes = APIRouter(prefix="/audit", tags=["audit"])
-    listed = {"fields": tuple(FIELDS), "sortable": tuple(SORTABLE)}
+    listed = {"fields": (*FIELDS, *_TIMES), "sortable": tuple(SORTABLE)}
     caller = Annotated[Principal, Depends(authenticated(tokens))]
 
     @routes.get(
@@ -58,11 +62,21 @@ def router(audit: AuditStore, tokens: Tokens) -> APIRouter:
     async def list_audit(
         principal: caller, query: Annotated[PageQuery, Depends(page_query(**listed))]
     ) -> dict[str, Any]:
-        """List who changed what in your organization, newest first."""
+        """List who changed what in your organization, newest first; `from` and `to` are times or days, UTC."""
         principal.require(Role.OWNER)
-        return page_json(query, await audit.list(principal, query), audit_json)
+        since, until = (_time(query, name) for name in _TIMES)
+        query = replace(query, equals={name: value for name, value in query.equals.items() if name not in _TIMES})
+        return page_json(query, await audit.list(principal, query, since=since, until=until), audit_json)
 
     return routes
+
+
+def _time(query: PageQuery, name: str) -> int | None:
+    text = query.equals.get(name)
+    time = None if text is None else times.parsed(text)
+    if text is not None and time is None:
+        raise Invalid([f"{name}: must be a date (2030-01-31) or a time with a zone (2030-01-31T12:00:00Z)"])
+    return time
 
 
 def audit_json(entry: AuditEntry) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Row, and_, insert, or_
+from sqlalchemy import ColumnElement, Row, and_, insert, or_, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aiwm.domain.audit import AuditEntry
@@ -35,8 +35,16 @@ class AuditStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def list(self, principal: Principal, query: PageQuery) -> Page[AuditEntry]:
-        where = and_(_visible(principal), *matching(query, FIELDS, searched=(audit.c.object_name, audit.c.username)))
+    async def list(
+        self, principal: Principal, query: PageQuery, *, since: int | None = None, until: int | None = None
+    ) -> Page[AuditEntry]:
+        """Of the time from `since` to before `until`."""
+        where = and_(
+            _visible(principal),
+            true() if since is None else audit.c.created_at >= since,
+            true() if until is None else audit.c.created_at < until,
+            *matching(query, FIELDS, searched=(audit.c.object_name, audit.c.username)),
+        )
         async with self._database.reading() as connection:
             return await page(connection, audit, where, query, SORTABLE, COUNTED, _entry)
 

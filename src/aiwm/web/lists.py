@@ -16,6 +16,8 @@ T = TypeVar("T")
 _FILTER = re.compile(r"filter\[([^\[\]]*)\]")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 MAX_LIMIT = 100
+MAX_PAGE = 1_000_000
+_MAX_TEXT = 500
 _LONGEST_NAME = 100
 
 
@@ -38,9 +40,9 @@ def page_query(*, fields: Sequence[str], sortable: Sequence[str]) -> Callable[[R
                                 f"{', '.join(fields)}")  # fmt: skip
             elif given.setdefault(name, value) != value:
                 problems.append(f"{shown}: is given twice with different values")
-            elif not value.isprintable() or len(value) > 500:
-                problems.append(f"{shown}: must be at most 500 printable characters")
-        page = _number(given.pop("page", "1"), "page", 1_000_000, problems)
+            elif not value.isprintable() or len(value) > _MAX_TEXT:
+                problems.append(f"{shown}: must be at most {_MAX_TEXT} printable characters")
+        page = _number(given.pop("page", "1"), "page", MAX_PAGE, problems)
         limit = _number(given.pop("limit", "10"), "limit", MAX_LIMIT, problems)
         search = given.pop("search", "")
         sort = given.pop("sort", "-createdAt")
@@ -55,9 +57,9 @@ def page_query(*, fields: Sequence[str], sortable: Sequence[str]) -> Callable[[R
 
 def parameters(*, fields: Sequence[str], sortable: Sequence[str]) -> dict[str, Any]:
     """The same parameters for the OpenAPI page: `openapi_extra=` of a route."""
-    text = {"type": "string"}
+    text = {"type": "string", "maxLength": _MAX_TEXT}
     described = [
-        ("page", {"type": "integer", "minimum": 1, "default": 1}),
+        ("page", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 1}),
         ("limit", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": 10}),
         ("search", text),
         ("sort", {"type": "string", "enum": [*sortable, *(f"-{name}" for name in sortable)]}),

@@ -72,6 +72,13 @@ async def test_the_log_is_filtered_searched_and_paged(aiwm: Inside, org: str, ed
     assert len(await _log(owner, "&filter[objectType]=deployment")) == 0
     assert len(await _log(owner, "&search=needle")) == 2
     assert len(await _log(owner, f"&orgId={new_id()}")) == 0
+    moments = [each["createdAt"] for each in await _log(owner, "&sort=createdAt")]
+    assert [each["createdAt"] for each in await _log(owner, f"&from={moments[1]}")] == moments[:0:-1]
+    assert [each["createdAt"] for each in await _log(owner, f"&to={moments[1]}")] == moments[:1]
+    assert len(await _log(owner, "&from=2000-01-01&to=2001-01-01")) == 0
+    for wrong in ("yesterday", "2030-13-01", "2030-01-01T00:00:00"):
+        answer = await owner("GET", f"/audit?from={wrong}")
+        assert (answer.status_code, answer.json()["message"][0][:11]) == (400, "from: must ")
     page = (await owner("GET", "/audit?limit=2&page=2")).json()
     assert (page["pagination"]["total"], page["pagination"]["totalPages"], len(page["data"])) == (3, 2, 1)
     assert page["statistics"] == {"total": 3, "byAction": {"model.create": 2, "model.deactivate": 1}}
