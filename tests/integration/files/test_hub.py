@@ -194,7 +194,7 @@ async def test_a_killed_fetcher_goes_on_where_it_was(hub: Hub, served: FakeHub) 
 
 async def test_kills_at_any_moment_cost_no_byte_and_leave_the_right_ones(hub: Hub, served: FakeHub) -> None:
     chance = random.Random()
-    served.faults.bytes_per_second = 400_000
+    served.faults.bytes_per_second = 80_000  # Slower than it can be killed so often.
     kills = 0
     while True:
         fetching = asyncio.create_task(hub.fetch(WHOLE, lambda _: None))
@@ -206,6 +206,9 @@ async def test_kills_at_any_moment_cost_no_byte_and_leave_the_right_ones(hub: Hu
         with pytest.raises(FetchFailed, match="ended without a word"):
             await fetching
         kills += 1
+        if kills == KILLS:
+            served.faults.released.set()
+    assert kills == KILLS
     folder = Path(fetching.result().path)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
         "config.json": FILES["config.json"],
