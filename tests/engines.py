@@ -15,6 +15,29 @@ from aiwm.engines.process import MARK
 PROGRAM = Path(__file__).parent / "fake_engine.py"
 
 
+KIND = f"""
+[fake]
+provider = "openai"
+command = ["{sys.executable}", "{PROGRAM}", "--port={{port}}", "--name={{name}}", "--child"]
+environment = {{ FAKE_KEY = "{{key}}" }}
+start_seconds = 20.0
+stop_seconds = 1.0
+
+[fake.arguments.ctx-size]
+type = "int"
+flag = "--ctx-size"
+least = 1
+most = 1000000
+
+[fake.arguments.slow]
+type = "int"
+flag = "--slow"
+least = 0
+most = 10
+"""
+"""The fake engine as a kind of the operator's: the file that AIWM_ENGINES_FILE names."""
+
+
 def spec(*switches: str, start_seconds: float = 20.0, stop_seconds: float = 5.0) -> EngineSpec:
     return EngineSpec(
         command=("{python}", str(PROGRAM), "--port={port}", *switches),
@@ -47,3 +70,15 @@ def nothing_left(folder: Path) -> Iterator[None]:
     finally:
         for pid in processes_of(folder):
             psutil.Process(pid).kill()
+
+
+def engines_of(folder: Path) -> list[int]:
+    """The same without what the engines have started."""
+    found = []
+    for pid in processes_of(folder):
+        try:
+            if str(PROGRAM) in psutil.Process(pid).cmdline():
+                found.append(pid)
+        except psutil.NoSuchProcess:
+            continue
+    return found

@@ -157,17 +157,6 @@ async def running(
         )
 
         table = TargetTable()
-        targets = Targets(
-            table=table,
-            models=model_store,
-            deployments=deployment_store,
-            unseal=box.open,
-            variable=variable,
-            timeouts=Timeouts(settings.connect_timeout, settings.first_byte_timeout, settings.idle_timeout),
-            hold_seconds=settings.hold_seconds,
-            most_waiting=settings.hold_requests,
-            wake=lambda deployment_id: engines.wake(deployment_id),
-        )
         driver = ProcessDriver(settings.data_dir / "engines", _passed_on(variable))
         nodes = Nodes(
             store=NodeStore(database),
@@ -179,6 +168,18 @@ async def running(
             clock=clock,
         )
         await nodes.enroll()
+        targets = Targets(
+            table=table,
+            models=model_store,
+            deployments=deployment_store,
+            unseal=box.open,
+            variable=variable,
+            timeouts=Timeouts(settings.connect_timeout, settings.first_byte_timeout, settings.idle_timeout),
+            hold_seconds=settings.hold_seconds,
+            most_waiting=settings.hold_requests,
+            wake=lambda deployment_id: engines.wake(deployment_id),
+            here=nodes.here.id,
+        )
         engines = Engines(
             deployments=deployment_store,
             models=model_store,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,33 +18,12 @@ import httpx2
 import psutil
 import pytest
 
-from engines import PROGRAM, nothing_left, processes_of
+from engines import KIND, engines_of, nothing_left, processes_of
 from gateway import Caller, Gateway
 
 KILLS = int(os.environ.get("AIWM_TEST_KILLS", "20"))
 STUCK_SECONDS = 30
 PASSING = {"queued", "deploying", "stopping"}
-
-KIND = f"""
-[fake]
-provider = "openai"
-command = ["{sys.executable}", "{PROGRAM}", "--port={{port}}", "--name={{name}}", "--child"]
-environment = {{ FAKE_KEY = "{{key}}" }}
-start_seconds = 20.0
-stop_seconds = 1.0
-
-[fake.arguments.ctx-size]
-type = "int"
-flag = "--ctx-size"
-least = 1
-most = 1000000
-
-[fake.arguments.slow]
-type = "int"
-flag = "--slow"
-least = 0
-most = 10
-"""
 
 
 @dataclass
@@ -120,7 +98,7 @@ def test_no_kill_leaves_a_lie_or_an_orphan(tmp_path: Path) -> None:
         # One that was killed too often in a row rests for half a minute; its deployment says so.
         least = sum(1 if "errorMessage" in shown else shown["replicas"] for shown in running)
         most = sum(shown["replicas"] for shown in running)
-        _eventually(lambda: least <= len(_engines(data)) <= most)
+        _eventually(lambda: least <= len(engines_of(data / "engines")) <= most)
 
         for shown in running:
             assert admin.http.post(f"/deployments/{shown['_id']}/stop").status_code == 200
@@ -143,11 +121,6 @@ def _shown(admin: Caller) -> list[dict[str, Any]]:
     answer = admin.http.get("/deployments?limit=100")
     assert answer.status_code == 200, answer.text
     return list(answer.json()["data"])
-
-
-def _engines(data: Path) -> list[int]:
-    """Without their children."""
-    return [pid for pid in processes_of(data / "engines") if str(PROGRAM) in psutil.Process(pid).cmdline()]
 
 
 def _kill(pid: int) -> None:

@@ -213,6 +213,7 @@ def test_every_setting_is_used() -> None:
 def test_only_settings_reads_the_environment() -> None:
     readers = {
         "cli/keys.py",
+        "cli/deployments.py",
         "cli/models.py",
         "cli/reprice.py",
         "cli/run.py",

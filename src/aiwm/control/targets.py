@@ -10,7 +10,7 @@ import structlog
 
 from aiwm.domain.deployments import WANTED, Deployment, DeploymentStatus, OnDisconnect, StreamUsage
 from aiwm.domain.models import ENV_PREFIX, HEADER_PREFIX, KEY_FIELDS, ApiConfig, Model, Sealed, is_env_reference
-from aiwm.errors import AiwmError, NotFound
+from aiwm.errors import AiwmError, NotFound, WrongState
 from aiwm.providers import registry
 from aiwm.providers.base import Provider
 from aiwm.store.deployments import DeploymentStore
@@ -37,8 +37,10 @@ class Targets:
         hold_seconds: float,
         most_waiting: int,
         wake: Callable[[str], None],
+        here: str,
     ) -> None:
-        """`wake` is called with a deployment's id when a request waits for its engines."""
+        """`wake` is called with a deployment's id when a request waits for its engines; `here` is this machine's id."""
+        self._here = here
         self._table = table
         self._models = models
         self._deployments = deployments
@@ -108,8 +110,10 @@ class Targets:
             hosted.rests(error)
 
     def _entry(self, deployment: Deployment, model: Model | None) -> Target | Resting | Hosted:
-        if model is not None and not model.is_api_based and deployment.status in WANTED:
-            return self.hosted(deployment)
+        if model is not None and deployment.is_hosted and deployment.status in WANTED:
+            if deployment.node_id == self._here:
+                return self.hosted(deployment)
+            return Resting(deployment.org_id, WrongState("Deployment runs on another machine; ask the AIWM there"))
         if deployment.status is not DeploymentStatus.RUNNING or model is None:
             error = not_running(deployment.status)
             self._rest(deployment.id, error)
