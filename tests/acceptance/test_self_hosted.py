@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import openai
 import pytest
 
 from engines import nothing_left, processes_of
-from gateway import Caller, Gateway
+from gateway import Caller, Gateway, free_ports
 from tiny_model import write_tiny_model
 
 PATIENCE = 30.0
@@ -148,3 +149,30 @@ def test_an_engine_outlives_its_gateway_and_ends_with_ctrl_c(tmp_path: Path, fol
         assert processes_of(data / "engines") == engines
         assert gateway.stop(signal.SIGINT) == 0
         assert processes_of(data / "engines") == []
+
+
+def test_one_command_goes_from_a_file_to_an_endpoint_and_leaves_nothing(tmp_path: Path, folder: Path) -> None:
+    data, [port] = tmp_path / "data", free_ports(1)
+    settings = {"AIWM_DATA_DIR": str(data), "AIWM_PORT": str(port), "AIWM_IAM_PORT": "0", "COLUMNS": "500"}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AIWM_")} | settings
+    command = [sys.executable, "-m", "aiwm", "run", str(folder / "tiny.gguf"), "--no-chat"]
+    with (
+        nothing_left(data / "engines"),
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as running,
+    ):
+        assert running.stdout is not None
+        shown = ""
+        for line in iter(running.stdout.readline, ""):
+            shown += line
+            if "Ctrl-C stops it" in line:
+                break
+        found = re.search(r"curl (\S+) -H 'Authorization: Bearer (\S+)'", shown)
+        assert found is not None, shown
+        client = openai.OpenAI(base_url=found[1].removesuffix("/chat/completions"), api_key=found[2], max_retries=0)
+        answer = client.chat.completions.create(
+            model="tiny", messages=[{"role": "user", "content": "Hello"}], max_tokens=4
+        )
+        assert answer.usage is not None
+        assert answer.usage.completion_tokens == 4
+        running.send_signal(signal.SIGINT)
+        running.wait(40)
