@@ -95,7 +95,8 @@ class UsageFilter:
     def _filtered(self, event: bytes) -> bytes:
         """An event without what the caller did not ask for."""
         self._swallowing = False
-        if event.rfind(_USAGE) < 0:
+        at = event.find(_USAGE)
+        if at < 0:
             return event
         lines = event.lstrip(_LINE_ENDS)
         said = None if len(lines) > self._max else _said(lines)
@@ -103,6 +104,8 @@ class UsageFilter:
             return event
         usage = bytes(said.usage)
         if usage == b"null":
+            if event.startswith(_PLAIN_NULL, at - 1) and event.find(_USAGE, at + 1) < 0 and _ESCAPE not in event:
+                return event[: at - 1] + event[at - 1 + len(_PLAIN_NULL) :]  # Nearly always: there is no other.
             return event[: len(event) - len(lines)] + _without_null(lines)
         if usage[:1] == b"{" and _is_empty(said.choices):
             self._swallowing = event.endswith(b"\r")
@@ -124,9 +127,6 @@ def _events(complete: bytes) -> list[bytes]:
 
 
 def _without_null(event: bytes) -> bytes:
-    at = event.find(_PLAIN_NULL)
-    if at >= 0 and event.rfind(_USAGE) == at + 1 == event.find(_USAGE) and _ESCAPE not in event:
-        return event[:at] + event[at + len(_PLAIN_NULL) :]
     for member in _NULL.finditer(event):
         before, after = event[: member.start()].rstrip(_SPACES), event[member.end() :]
         if before.endswith(b","):
