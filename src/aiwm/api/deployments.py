@@ -228,7 +228,7 @@ def router(deployments: Deployments, tokens: Tokens, *, public_url: str, drainin
         "/{id}/logs",
         # Of no media type: else errors were documented in that of the class.
         response_class=Response,
-        responses={200: {"content": {"text/plain": {}}}, **problems(400, 401, 403, 404)},
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **problems(400, 401, 403, 404)},
     )
     async def read_deployment_logs(
         id: str,  # noqa: A002

@@ -11,7 +11,7 @@ from starlette.responses import HTMLResponse, Response
 
 from aiwm import __version__
 from aiwm.web import errors
-from aiwm.web.schemas import Problem
+from aiwm.web.schemas import ID_PATTERN, Problem
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -58,9 +58,22 @@ def application(*, title: str, description: str, routers: Sequence[APIRouter]) -
         responses={"default": {"model": Problem, "description": "Every error of ours has this shape"}},
     )
     errors.install(app)
+    app.openapi = lambda: _described(app)  # type: ignore[method-assign]
     for router in (*routers, _docs(title)):
         app.include_router(router)
     return app
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's description, with the form of ids: a route takes any text for one, to say itself what is wrong."""
+    if app.openapi_schema is None:
+        for operations in FastAPI.openapi(app)["paths"].values():
+            for operation in operations.values():
+                for parameter in operation.get("parameters", ()):
+                    if (parameter["name"], parameter["in"]) == ("id", "path"):
+                        parameter["schema"]["pattern"] = ID_PATTERN
+    assert app.openapi_schema is not None  # noqa: S101 - FastAPI keeps what it made
+    return app.openapi_schema
 
 
 def _docs(title: str) -> APIRouter:

@@ -42,12 +42,24 @@ def _id(text: str) -> str:
         raise ValueError("must be 24 hexadecimal digits") from None
 
 
-Id = Annotated[str, Field(max_length=24), AfterValidator(_id)]
+# The patterns are for the OpenAPI page: what is wrong is said by the functions, in words.
+ID_PATTERN = "^[0-9a-fA-F]{24}$"
+_LINE = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]"
+_LINE_PATTERN = {"pattern": f"^{_LINE}*$"}
+_NAME_PATTERN = {"pattern": rf"^{_LINE}*[^\s\x00-\x1f\x7f-\x9f]{_LINE}*$"}
+_TEXT_PATTERN = {"pattern": r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"}
+
+Id = Annotated[str, Field(max_length=24, json_schema_extra={"pattern": ID_PATTERN}), AfterValidator(_id)]
 """The id of another object."""
-Line = Annotated[str, AfterValidator(_one_line)]
+Line = Annotated[str, Field(json_schema_extra=_LINE_PATTERN), AfterValidator(_one_line)]
 """Text without line breaks and other control characters."""
-Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_one_line), AfterValidator(_not_blank)]
-Description = Annotated[str, Field(max_length=500), AfterValidator(_printable)]
+Name = Annotated[
+    str,
+    Field(min_length=1, max_length=100, json_schema_extra=_NAME_PATTERN),
+    AfterValidator(_one_line),
+    AfterValidator(_not_blank),
+]
+Description = Annotated[str, Field(max_length=500, json_schema_extra=_TEXT_PATTERN), AfterValidator(_printable)]
 
 
 class Body(BaseModel):
