@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench import report
+from bench.ledger import ledger
 from bench.measures import Bench, Effort, Section
 from bench.processes import BenchError, Cores
 from bench.subjects import Gateway, Nginx, Provider, nginx_version
@@ -22,6 +23,8 @@ from bench.subjects import Gateway, Nginx, Provider, nginx_version
 _DEFAULT = Effort(rounds=5, seconds=3, streams=2, starts=3, soak=10_000, idle_seconds=40)
 _QUICK = Effort(rounds=3, seconds=1, streams=1, starts=1, soak=2_000, idle_seconds=0)
 _MEASURES = ("start", "chat", "streams", "large", "soak")
+_LEDGER = "ledger"
+_ROWS, _QUICK_ROWS = 1_000_000, 100_000
 
 _ABOUT = """\
 Measures AIWM beside nginx, in one run on 127.0.0.1, with everything on that AIWM does for a request: token, look-up,
@@ -38,6 +41,7 @@ more than absolute figures, and both are higher than on a quiet one.
   large     answers of 5 MB: CPU time a MB
   soak      10,000 requests, 256 at once, every other one a stream: each answer is looked at, none may be lost, and
             AIWM's counts must be exactly what the answers say; memory, open files and connections before and after
+  ledger    only when it is asked for, alone: a million rows on SQLite, what one takes of CPU and disk, and reports
 
 CPU time is user and system time of all its processes, from /proc, ledger writing included.
 """
@@ -47,6 +51,7 @@ examples:
   script/bench                       all of it: about three minutes
   script/bench --quick               fewer and shorter rounds: under a minute
   script/bench chat                  one measure
+  script/bench ledger                the ledger by itself: about two minutes
   script/bench --json figures.json   every round's figures, for machines
 
 exit code:
@@ -61,7 +66,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _interrupted)
     effort = _QUICK if arguments.quick else _DEFAULT
     try:
-        sections = dict(_sections(arguments, effort))
+        sections = dict(_by_itself(arguments) if arguments.measure == [_LEDGER] else _sections(arguments, effort))
     except BenchError as error:
         print(f"script/bench: {error}", file=sys.stderr)
         return 2
@@ -78,8 +83,10 @@ def _arguments() -> argparse.Namespace:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("measure", nargs="*", help=f"which to run: {', '.join(_MEASURES)} (default: all)")
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds, a soak of 2,000")
+    parser.add_argument(
+        "measure", nargs="*", help=f"which to run: {', '.join(_MEASURES)} (default: all of these), or {_LEDGER} alone"
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds, a soak of 2,000, fewer rows")
     parser.add_argument(
         "--provider",
         choices=("stand-in", "simulator"),
@@ -89,6 +96,8 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures of all rounds to FILE")
     arguments = parser.parse_args()
+    if arguments.measure == [_LEDGER]:
+        return arguments
     if unknown := set(arguments.measure) - set(_MEASURES):
         parser.error(f"there is no measure {', '.join(sorted(unknown))}; there are {', '.join(_MEASURES)}")
     return arguments
@@ -116,6 +125,17 @@ def _sections(arguments: argparse.Namespace, effort: Effort) -> Iterator[tuple[s
                 yield name, section
     if arguments.json:
         arguments.json.write_text(json.dumps(report.data(facts, done), indent=2) + "\n")
+
+
+def _by_itself(arguments: argparse.Namespace) -> Iterator[tuple[str, Section]]:
+    """The ledger: without nginx, a provider or a program that serves."""
+    with tempfile.TemporaryDirectory(prefix="aiwm-bench-") as folder:
+        section = ledger(Path(folder), rows=_QUICK_ROWS if arguments.quick else _ROWS)
+    print(report.text(section), flush=True)
+    if arguments.json:
+        facts = {"Python": f"{platform.python_version()}, {_speed()}"}
+        arguments.json.write_text(json.dumps(report.data(facts, {_LEDGER: section}), indent=2) + "\n")
+    yield _LEDGER, section
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ from aiwm.store.ledger import ledger_rows, usage_row
 from aiwm.store.sums import NUMBERS
 from aiwm.store.tables import ledger, ledger_labels, usage_series, usage_sums
 
-_AT_ONCE = 500
+_AT_ONCE = 1000
 """Sums that are added up, or rows that are exported, before others get their turn."""
 
 _OF = {

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import stat
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import IntegrityError
 from structlog.testing import capture_logs
 
 import store_rows as rows
@@ -16,6 +19,7 @@ from aiwm.domain.pages import PageQuery
 from aiwm.errors import StartError, Unavailable
 from aiwm.store import database as database_
 from aiwm.store.database import Database
+from aiwm.store.ledger import LedgerStore
 from aiwm.store.models import ModelStore
 from postgresql import PostgreSql
 
@@ -76,6 +80,54 @@ async def test_many_writers_take_turns(database: Database) -> None:
 
     await asyncio.gather(*(write(number) for number in range(40)))
     assert await _count(database) == 40
+
+
+async def test_many_statements_in_one_step_are_all_done_or_not_at_all(database: Database) -> None:
+    def write(first: int, connection: Connection) -> int:
+        for number in (first, first + 1):
+            connection.execute(_INSERT, {"id": f"{number:024x}"})
+        return first
+
+    assert await database.written(partial(write, 1)) == 1
+    with pytest.raises(IntegrityError):
+        await database.written(partial(write, 0))
+    assert await _count(database) == 2
+    assert await asyncio.gather(*(database.written(partial(write, 10 * n)) for n in range(1, 20))) == [
+        10 * n for n in range(1, 20)
+    ]
+    assert await _count(database) == 40
+
+
+async def test_a_step_whose_caller_is_cancelled_is_done_or_not_and_leaves_no_lock(database: Database) -> None:
+    def write(connection: Connection) -> None:
+        connection.execute(_INSERT, {"id": "a" * 24})
+        connection.execute(_INSERT, {"id": "b" * 24})
+
+    task = asyncio.create_task(database.written(write))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await database.written(lambda connection: connection.execute(_INSERT, {"id": "c" * 24}).close())
+    assert await _count(database) in {1, 3}
+
+
+async def test_a_step_waits_for_a_locked_sqlite_and_then_says_that_it_is_unavailable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_, "BUSY_SECONDS", 0)
+    path = tmp_path / "aiwm.db"
+    database = Database(f"sqlite+aiosqlite:///{path}")
+    await database.migrate()
+    row = rows.usage_row("d" * 24)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with capture_logs() as logs, pytest.raises(Unavailable):
+            await LedgerStore(database).add([row])
+        assert [line["reason"] for line in logs] == ["database is locked"]
+    await LedgerStore(database).add([row])
+    assert await LedgerStore(database).of_deployment("red", "d" * 24) == [row]
+    await database.aclose()
 
 
 async def test_a_reader_is_not_kept_waiting_by_a_writer(database: Database) -> None:
