@@ -14,15 +14,15 @@ from operator import attrgetter
 from typing import Any
 
 from msgspec.structs import astuple
-from sqlalchemy import Connection, Row, Select, delete, func, select, text
+from sqlalchemy import Connection, Row, Select, delete, func, literal_column, select, text
 from sqlalchemy.exc import IntegrityError
 
 from aiwm.domain.reports import DAY_MS
 from aiwm.domain.usage import End, Source, Usage, UsageRow
 from aiwm.store.database import Database
-from aiwm.store.statements import Insertion, Lookup, refuses
+from aiwm.store.statements import Insertion, Lookup, refuses, rises
 from aiwm.store.sums import UsageSums
-from aiwm.store.tables import ledger, ledger_labels, usage_sums
+from aiwm.store.tables import ledger, ledger_labels, usage_horizon, usage_sums
 from aiwm.store.words import WordBook, Words
 
 _WRITER_LOCK = 4_120_240_420
@@ -30,6 +30,8 @@ _WRITER_LOCK = 4_120_240_420
 
 _EXPIRED_AT_ONCE = 500
 """Rows that go in one transaction: others wait for it for some milliseconds at most."""
+
+_HORIZON = Insertion(usage_horizon, rises("hours_since", key="id"))
 
 _LABELS = WordBook(ledger_labels).names
 _USAGE = Usage.__struct_fields__
@@ -76,7 +78,7 @@ class LedgerStore:
             return [usage_row(each) for each in found]
 
     async def expire(self, before: int) -> bool:
-        """Removes some rows that started before a time, and then the hourly sums of days that are wholly before it.
+        """Removes some rows that started before a time, and then an hour's sums of days that are wholly before it.
 
         Sums of days and of deployments stay. Answers whether there may be more to remove.
         """
@@ -118,16 +120,16 @@ def _expire(before: int, connection: Connection) -> bool:
         )
         if connection.execute(delete(ledger).where(ledger.c.request_id.in_(old))).rowcount:
             return True
-    # A day's hours go together, the oldest first: what is left of a day must not look like the whole.
-    oldest = connection.scalar(select(func.min(usage_sums.c.start)).where(usage_sums.c.hours == 1))
-    if oldest is None or oldest >= before - before % DAY_MS:
+    # Told before the first of them goes: what is left of a day must not look like the whole.
+    day = before - before % DAY_MS
+    _HORIZON.run(connection, [(1, day)])
+    # Written out, because a bound value would not lead SQLite to the index.
+    hourly = usage_sums.c.hours == literal_column("1")
+    oldest = connection.scalar(select(func.min(usage_sums.c.start)).where(hourly))
+    if oldest is None or oldest >= day:
         return False
-    connection.execute(delete(usage_sums).where(usage_sums.c.hours == 1, usage_sums.c.start < _next_day(oldest)))
+    connection.execute(delete(usage_sums).where(hourly, usage_sums.c.start == oldest))
     return True
-
-
-def _next_day(time: int) -> int:
-    return time - time % DAY_MS + DAY_MS
 
 
 def _values(labels_id: int, rows: Sequence[UsageRow]) -> Sequence[tuple[object, ...]]:

@@ -85,6 +85,16 @@ def grows(keys: Sequence[str], added: Sequence[str], replaced: Sequence[str] = (
     return grow
 
 
+def rises(name: str, *, key: str) -> Conflict:
+    """The row's column takes the new value if that is larger."""
+
+    def rise(statement: Any) -> Any:
+        old, new = statement.table.c[name], statement.excluded[name]
+        return statement.on_conflict_do_update(index_elements=[key], set_={name: new}, where=new > old)
+
+    return rise
+
+
 class Lookup:
     """Finds rows by one key each, among those with the same values in `fixed` columns."""
 

@@ -45,7 +45,7 @@ class _Sums(NamedTuple):
             len(rows) if rows[0].failed else 0,
             *map(sum, zip(*[astuple(row.usage) for row in rows], strict=True)),
             sum([row.cost or 0 for row in rows]),
-            sum([row.cost is None and row.unpriced for row in rows]),
+            sum([row.cost is None for row in rows]),
             sum(totals),
             sum(first_bytes),
             len(first_bytes),

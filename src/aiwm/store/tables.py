@@ -313,8 +313,17 @@ usage_sums = Table(
     Column("first_byte_count", BigInteger, nullable=False),
     Column("total", LargeBinary, nullable=False),
     Column("first_byte", LargeBinary, nullable=False),
-    Index("ix_usage_sums_hours_start", "hours", "start"),
+    Index("ix_usage_sums_start", "start", sqlite_where=text("hours = 1"), postgresql_where=text("hours = 1")),
     sqlite_with_rowid=False,
 )
 """Sums of `ledger` by series and period, `hours` long (1 or 24), kept in the transaction that adds the rows; see
-`aiwm.domain.reports.Sums`. `total` and `first_byte` are histograms, see `aiwm.domain.latencies`."""
+`aiwm.domain.reports.Sums`. `total` and `first_byte` are histograms, see `aiwm.domain.latencies`. The index is for
+letting old hours go; reports come by series, so that one organization's never meets another's."""
+
+usage_horizon = Table(
+    "usage_horizon",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("hours_since", BigInteger, nullable=False),
+)
+"""Since when hourly sums are kept, in one row with the id 1; in none as long as none were removed."""

@@ -13,7 +13,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aiwm.domain.latencies import Histogram, unpacked
 from aiwm.domain.reports import (
-    DAY_MS,
     Dimension,
     Group,
     Period,
@@ -32,7 +31,7 @@ from aiwm.errors import Invalid
 from aiwm.store.database import Database
 from aiwm.store.ledger import ledger_rows, usage_row
 from aiwm.store.sums import NUMBERS
-from aiwm.store.tables import ledger, ledger_labels, usage_series, usage_sums
+from aiwm.store.tables import ledger, ledger_labels, usage_horizon, usage_series, usage_sums
 
 _AT_ONCE = 1000
 """Sums that are added up, or rows that are exported, before others get their turn."""
@@ -178,29 +177,13 @@ def _own(principal: Principal | None, table: Table) -> Iterable[ColumnElement[bo
 async def _kept(connection: AsyncConnection, query: ReportQuery) -> Span:
     """What can be summed: whole hours, and whole days where hours are no longer kept."""
     asked = query.span.in_whole(Period.DAY if query.period is Period.DAY else Period.HOUR)
-    since = await _hours_kept_since(connection)
+    since = await connection.scalar(select(usage_horizon.c.hours_since))
     if since is None or asked.since >= since:
         return asked
     if query.period is Period.HOUR:
         raise Invalid(f"groupBy: hours are kept from {iso(since)} on; ask for days, or for a later from")
     days = asked.in_whole(Period.DAY)
     return replace(days, until=asked.until) if asked.until > since else days
-
-
-async def _hours_kept_since(connection: AsyncConnection) -> int | None:
-    """The day from which on hours are kept; None if none were ever removed."""
-
-    async def end(function: Any, hours: int) -> int | None:
-        found: int | None = await connection.scalar(select(function).where(usage_sums.c.hours == hours))
-        return found
-
-    first_day, first_hour = await end(func.min(usage_sums.c.start), 24), await end(func.min(usage_sums.c.start), 1)
-    if first_day is None:
-        return None
-    if first_hour is None:
-        last_day = await end(func.max(usage_sums.c.start), 24)
-        return (last_day or first_day) + DAY_MS
-    return None if first_hour - first_hour % DAY_MS <= first_day else first_hour - first_hour % DAY_MS
 
 
 # -- rows

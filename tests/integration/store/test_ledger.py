@@ -89,7 +89,7 @@ async def test_a_cost_that_is_not_known_is_counted_apart_and_never_as_nothing(
     ledger: LedgerStore, database: Database, deployments: Sequence[Deployment]
 ) -> None:
     known, mixed, unknown = (deployment.id for deployment in deployments)
-    refused = {"status": 429, "usage": Usage(), "source": Source.NONE}
+    refused = {"status": 429, "usage": Usage(), "source": Source.NONE, "cost": 0}
     await ledger.add([rows.usage_row(known, cost=1), rows.usage_row(known, cost=10**12), rows.usage_row(known, cost=0)])
     await ledger.add([rows.usage_row(mixed, cost=5), rows.usage_row(mixed), rows.usage_row(mixed, **refused)])
     await ledger.add([rows.usage_row(unknown), rows.usage_row(unknown, status=None, usage=Usage())])

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import delete
 
 import store_rows as rows
 from aiwm.domain.reports import DAY_MS, HOUR_MS, Dimension, Period, Place, ReportQuery, RowQuery, Span
@@ -19,7 +18,6 @@ from aiwm.store.database import Database
 from aiwm.store.deployments import DeploymentStore
 from aiwm.store.ledger import LedgerStore
 from aiwm.store.models import ModelStore
-from aiwm.store.tables import usage_sums
 from aiwm.store.usage import UsageStore
 
 MIDNIGHT = 20_000 * DAY_MS
@@ -127,9 +125,10 @@ async def test_whoever_has_the_database_at_hand_is_told_of_all(usage: UsageStore
 
 async def test_where_hours_are_no_longer_kept_whole_days_are_summed(usage: UsageStore, database: Database) -> None:
     await _add(database, _at(1), _at(23), _at(30), _at(49), _at(60))
-    old = usage_sums.c.start < MIDNIGHT + 2 * DAY_MS
-    async with database.writing() as connection:
-        await connection.execute(delete(usage_sums).where(usage_sums.c.hours == 1, old))
+    store = LedgerStore(database)
+    while await store.expire(MIDNIGHT + 2 * DAY_MS + 1):
+        # What began to go is not asked any more, however much of it is still there.
+        assert (await usage.report(RED, ReportQuery(span=WEEK, period=Period.DAY))).totals.requests == 5
 
     def asked(since: float, until: float, period: Period | None = None) -> ReportQuery:
         span = Span(since=MIDNIGHT + round(since * HOUR_MS), until=MIDNIGHT + round(until * HOUR_MS))
@@ -245,7 +244,7 @@ async def test_old_rows_go_and_the_sums_of_days_and_deployments_stay(
         steps += 1
         assert steps < 20
 
-    assert steps == 3 + 1 + 2  # Two rows at a time of each organization, then the hours of two days.
+    assert steps == 3 + 1 + 4  # Two rows at a time of each organization, then hour by hour of two days.
     assert await usage.rows(RED, RowQuery()) == list(reversed(kept))
     assert len(await usage.rows(BLUE, RowQuery())) == 1
     found = await DeploymentStore(database).by_id(deployment.id)
@@ -258,3 +257,7 @@ async def test_old_rows_go_and_the_sums_of_days_and_deployments_stay(
     hours = await usage.report(RED, ReportQuery(span=third, period=Period.HOUR))
     assert [group.sums.requests for group in hours.groups] == [1, 1]
     assert not await store.expire(MIDNIGHT + 50 * HOUR_MS)
+    # Who keeps them longer from now on has not got them back.
+    assert not await store.expire(MIDNIGHT)
+    with pytest.raises(Invalid, match="hours are kept from"):
+        await usage.report(RED, ReportQuery(span=WEEK, period=Period.HOUR))

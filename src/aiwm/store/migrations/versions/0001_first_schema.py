@@ -266,7 +266,20 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("series_id", "hours", "start", name="pk_usage_sums"),
         sqlite_with_rowid=False,
     )
-    op.create_index("ix_usage_sums_hours_start", "usage_sums", ["hours", "start"], unique=False)
+    op.create_index(
+        "ix_usage_sums_start",
+        "usage_sums",
+        ["start"],
+        unique=False,
+        sqlite_where=sa.text("hours = 1"),
+        postgresql_where=sa.text("hours = 1"),
+    )
+    op.create_table(
+        "usage_horizon",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("hours_since", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_usage_horizon"),
+    )
     op.create_table(
         "users",
         sa.Column("id", sa.String(length=24), nullable=False),
