@@ -31,7 +31,7 @@ def derivation(row: UsageRow) -> Mapping[str, Sequence[Part]]:
     raw = _object(row.raw_usage)
     parts: defaultdict[str, list[Part]] = defaultdict(list)
     for kind in registry.provider(row.provider).usage.counts:
-        if raw.keys() >= kind.signs:
+        if kind.fit(raw):
             for name, said, number in _read(raw, kind.steps, ""):
                 parts[name].append(Part(said, number))
             break

@@ -55,8 +55,8 @@ _DOLLAR = 10**12
 _STATED = orjson.dumps({"stated": "by the provider"}).decode()
 _UNKNOWN: dict[str, Any] = {"cost": None, "price": None}
 _DAY_MS = 24 * 3600 * 1000
-_AT_ONCE = 250
-"""Rows that are priced before others have their turn: a millisecond or two."""
+_AT_ONCE = 50
+"""Rows that are priced before others have their turn: less than a millisecond."""
 _MOST_KEPT = 4096
 """Names of models come from callers and providers, so what is kept of them has an end."""
 

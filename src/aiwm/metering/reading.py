@@ -77,7 +77,7 @@ class Reading:
     def usage(self) -> Usage:
         raw = self._raw
         for kind in self._fields.counts:
-            if raw.keys() >= kind.signs:
+            if kind.fit(raw):
                 counts: dict[str, int] = {}
                 _count(raw, kind.steps, counts)
                 return Usage(**counts)
@@ -89,11 +89,13 @@ class Reading:
         fields = self._fields
         if not fields.service_tier_in_usage:
             return self._tier and self._tier[:_LONGEST_TIER]
-        said = [self._tier, *(_word(self._raw, path) for path in fields.service_tier_in_usage)]
-        words = list(dict.fromkeys(word for word in said if word))
-        # What means the standard price is said only if there is nothing else to say.
-        words = [word for word in words if fields.tiers.get(word) != {}] or words[:1]
-        return "+".join(words)[:_LONGEST_TIER] or None
+        found = [self._tier, *[self._raw.get(key) for key in fields.service_tier_in_usage]]
+        words = [word for word in found if type(word) is str and word]
+        if len(words) > 1:
+            words = list(dict.fromkeys(words))
+            # What means the standard price is said only if there is nothing else to say.
+            words = [word for word in words if fields.tiers.get(word) != {}] or words[:1]
+        return "+".join(words).replace("\0", "")[:_LONGEST_TIER] if words else None
 
     def _object(self, top: dict[str, msgspec.Raw]) -> bool:
         fields = self._fields
@@ -156,12 +158,6 @@ def _at(top: dict[str, msgspec.Raw], path: tuple[str, ...]) -> bytes | None:
             return None
         value = _top_level(value).get(name)
     return None if value is None else bytes(value)
-
-
-def _word(usage: Any, path: tuple[str, ...]) -> str | None:
-    for name in path:
-        usage = usage.get(name) if isinstance(usage, dict) else None
-    return usage.replace("\0", "") if isinstance(usage, str) else None
 
 
 def _count(usage: dict[str, Any], steps: Mapping[str, Step], counts: dict[str, int]) -> None:

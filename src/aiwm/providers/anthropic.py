@@ -41,7 +41,7 @@ PROVIDER = Provider(
         counts=[MESSAGES, CHAT],
         model=[("model",), ("message", "model")],
         # What is not standard, global and of the usual speed has another price.
-        service_tier_in_usage=[("service_tier",), ("speed",), ("inference_geo",)],
+        service_tier_in_usage=["service_tier", "speed", "inference_geo"],
         tiers={
             "standard": {},
             "global": {},

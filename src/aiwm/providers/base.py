@@ -26,6 +26,8 @@ class Counts:
 
     signs: frozenset[str] = frozenset()
     """Keys that a usage object of this kind has, all of them, and one of another kind has not."""
+    lacks: frozenset[str] = frozenset()
+    """Keys of which one of this kind has none."""
     input_tokens: Sequence[Path]
     """All tokens read, cached ones included."""
     output_tokens: Sequence[Path]
@@ -48,10 +50,14 @@ class Counts:
     def __post_init__(self) -> None:
         steps: dict[str, Step] = {}
         for each in fields(self):
-            if each.init and each.name != "signs":
+            if each.init and each.name not in {"signs", "lacks"}:
                 for path in getattr(self, each.name):
                     _lay(steps, path, each.name)
         object.__setattr__(self, "steps", steps)
+
+    def fit(self, usage: Mapping[str, object]) -> bool:
+        """Whether a usage object is of this kind."""
+        return usage.keys() >= self.signs and self.lacks.isdisjoint(usage)
 
 
 @dataclass(slots=True)
@@ -109,8 +115,8 @@ class UsageFields:
     """Where the name of the model that answered stands; the first found wins."""
     service_tier: Sequence[tuple[str, ...]] = ()
     """Where, in an answer or an event, the tier stands that the request was served in; the last found wins."""
-    service_tier_in_usage: Sequence[tuple[str, ...]] = ()
-    """Where it stands in the usage object, and what else there decides the price."""
+    service_tier_in_usage: Sequence[str] = ()
+    """Keys of the usage object where it stands, and what else there decides the price."""
     stated_cost: StatedCost | None = None
     tiers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """What a word found there means to the price list: {} for the standard price. Of others nobody knows the price."""

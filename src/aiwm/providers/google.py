@@ -44,7 +44,7 @@ PROVIDER = Provider(
         ],
         model=[("modelVersion",), ("model",)],
         # trafficType is Vertex AI's.
-        service_tier_in_usage=[("serviceTier",), ("trafficType",)],
+        service_tier_in_usage=["serviceTier", "trafficType"],
         tiers={
             "standard": {},
             "unspecified": {},

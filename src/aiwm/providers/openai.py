@@ -1,5 +1,7 @@
 """OpenAI: https://platform.openai.com/docs/api-reference. Most others speak this API too."""
 
+from dataclasses import replace
+
 from aiwm.providers.base import Counts, Provider, UsageFields
 
 CHAT = Counts(
@@ -32,6 +34,14 @@ RESPONSES = Counts(
 )
 """Responses, images, transcriptions and speech."""
 
+IMAGES = replace(
+    RESPONSES,
+    signs=frozenset({"input_tokens", "input_tokens_details"}),
+    lacks=frozenset({"output_tokens_details"}),
+    output_image_tokens=[("output_tokens",)],
+)
+"""Images without a split of what was written: all of it is images."""
+
 PROVIDER = Provider(
     name="openai",
     endpoint="https://api.openai.com",
@@ -56,7 +66,7 @@ PROVIDER = Provider(
         roots=[("usage",), ("response", "usage")],
         beside=[("tool_usage",), ("response", "tool_usage")],
         markers=[b'"usage"'],
-        counts=[CHAT, RESPONSES],
+        counts=[CHAT, IMAGES, RESPONSES],
         model=[("model",), ("response", "model")],
         service_tier=[("service_tier",), ("response", "service_tier")],
         tiers={

@@ -92,6 +92,8 @@ def recorded(name: str, **changes: object) -> UsageRow:
         # text 10 * 5 + images 40 * 10 + written 4160 * 40
         ("openai/images.json", "gpt-image-1", "166850"),
         ("openai/images.sse", "gpt-image-1", "63270"),
+        # without a split all that is written is images: text 14 * 5 + images 48 * 8 + written 1568 * 32
+        ("openai/images.sse", "gpt-image-1.5", "50630"),
         # text 10 * 5 + images 40 * 8 + written as text 60 * 10 and as images 4100 * 32
         ("openai/images-split.json", "gpt-image-1.5", "132170"),
         # text 8 * 2.5 + speech 93 * 6 + written 44 * 10
