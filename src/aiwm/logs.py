@@ -22,7 +22,7 @@ _SECRET_VALUE = re.compile(
     r"|(?i:bearer)\s+[^\s\"']+"
 )
 _SIGNS = ("eyJ", "sk-", "sk_", "rk-", "rk_", "pk-", "pk_", "xai-", "gsk_", "AIza", "earer", "EARER")
-_SIGNS_IN_BYTES = tuple(sign.encode() for sign in _SIGNS)
+_encoded = orjson.dumps
 _STARS = "***"
 _GATHER_SECONDS = 0.05
 
@@ -85,21 +85,25 @@ class _Lines:
 
     def add(self, line: dict[str, Any]) -> None:
         now = int(time.time() * 1000)
-        stamp = f"{_second(now // 1000)}.{now % 1000:03d}Z"
-        text = orjson.dumps({"event": "request", "level": "info", "time": stamp, **line})
-        for sign in _SIGNS_IN_BYTES:
-            if sign in text:
-                text = _without_secrets(text.decode()).encode()
-                break
+        # What callers write freely; the rest of a line is ours.
+        line["path"] = _clean(line["path"])
+        if not line["correlation_id"].isalnum():
+            line["correlation_id"] = _without_secrets(line["correlation_id"])
         if not self._waiting:
             asyncio.get_running_loop().call_later(_GATHER_SECONDS, self.flush)
-        self._waiting.append(text)
+        stamp = f"{_second(now // 1000)}.{now % 1000:03d}Z"
+        self._waiting.append(_encoded({"event": "request", "level": "info", "time": stamp} | line))
 
     def flush(self) -> None:
         if self._waiting:
             lines, self._waiting = self._waiting, []
             self._output.write(b"\n".join((*lines, b"")))
             self._output.flush()
+
+
+@lru_cache(maxsize=1024)
+def _clean(path: str) -> str:
+    return _without_secrets(path)
 
 
 @lru_cache(maxsize=2)

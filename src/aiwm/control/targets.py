@@ -99,7 +99,7 @@ class Targets:
             deployment,
             model,
             provider=registry.provider(provider),
-            base=replace(base, origin=replace(base.origin, ours=True)),
+            base=replace(base, origin=base.origin._replace(ours=True)),
             identifier=name,
             config={KEY_FIELDS[0]: key},
         )

@@ -107,6 +107,8 @@ class Source(StrEnum):
 class UsageRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One inference request that reached a provider. Times are milliseconds; `started_at` since the epoch.
 
+    What has a default is not known when the request goes out: such a row is the one to book if the gateway dies.
+
     A struct and no dataclass: two are made and written as JSON for each request, and it is several times cheaper.
     """
 
@@ -119,21 +121,21 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     deployment_id: str
     model_id: str
     provider: str
-    provider_request_id: str | None
+    provider_request_id: str | None = None
     model_asked: str | None
-    model_answered: str | None
+    model_answered: str | None = None
     service_tier: str | None = None
     """As the provider says it served the request; it decides the price."""
-    status: int | None
+    status: int | None = None
     """Of the provider's answer; None when there was none."""
-    streamed: bool
+    streamed: bool = False
     started_at: int
-    first_byte_ms: int | None
-    total_ms: int
-    end: End
-    source: Source
-    usage: Usage
-    raw_usage: str | None
+    first_byte_ms: int | None = None
+    total_ms: int = 0
+    end: End = End.GATEWAY_DIED
+    source: Source = Source.NONE
+    usage: Usage = Usage()
+    raw_usage: str | None = None
     """The provider's own usage object, as JSON."""
     cost: int | None = None
     """In picodollars; None is unknown, which is not 0."""

@@ -19,7 +19,7 @@ from aiwm.metering.estimate import Estimate, Splitter, estimated
 from aiwm.metering.reading import Reading
 from aiwm.targets import Target
 from aiwm.wire.encodings import Decoder, UndecodableBody, decoder
-from aiwm.wire.headers import Header
+from aiwm.wire.headers import Firsts
 from aiwm.wire.json_tail import JsonWatcher
 from aiwm.wire.ndjson import LineSplitter
 from aiwm.wire.sse import EventSplitter
@@ -108,23 +108,33 @@ class Meter:
     def sent(self) -> None:
         """The request is about to go out to the provider: from here on there will be a row. Raises Unavailable."""
         if self._opened is None:
-            opened = self._row(End.GATEWAY_DIED, total=0.0)
+            target, principal = self._target, self._principal
+            opened = UsageRow(
+                request_id=self._request_id,
+                correlation_id=self._correlation_id,
+                org_id=target.org_id,
+                user_id=principal.user_id,
+                deployment_id=target.deployment_id,
+                model_id=target.model_id,
+                provider=target.provider.name,
+                model_asked=self._asked,
+                started_at=self._started_at,
+            )
             self._book.opened(opened)
             self._opened = opened
 
-    def begin(self, status: int, headers: Sequence[Header]) -> None:
+    def begin(self, status: int, headers: Firsts) -> None:
         """The head of the answer has come."""
         self._first_byte = time.perf_counter()
         self._status = status
         provider = self._target.provider
-        first = dict(reversed(headers))  # The first of a name counts.
-        request_id = first.get(provider.request_id_header)
+        request_id = headers.get(provider.request_id_header)
         self._provider_request_id = None if request_id is None else request_id.decode("latin-1")[:200]
-        markers = provider.usage.markers
-        kind = first.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if status >= 400:
             self._blind = True  # An error has no usage, and its text may have been masked on the way.
             return
+        markers = provider.usage.markers
+        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if kind == b"text/event-stream":
             self._splitter = EventSplitter(markers)
             self._estimate = Estimate(provider.usage, EventSplitter)
@@ -136,7 +146,7 @@ class Meter:
         else:
             self._blind = True
             return
-        encoding = first.get(b"content-encoding")
+        encoding = headers.get(b"content-encoding")
         if encoding:
             self._guarded(self._decode, encoding)
 

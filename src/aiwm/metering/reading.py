@@ -45,7 +45,7 @@ class Reading:
         Anything that is no JSON object is passed over.
         """
         try:
-            if text.lstrip()[:1] == b"[":
+            if text[:1] != b"{" and text.lstrip()[:1] == b"[":
                 found = False
                 for element in _elements(text):
                     found = self._object(_top_level(element)) or found

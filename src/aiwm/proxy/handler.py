@@ -78,8 +78,8 @@ class Inference:
                 "TRACE is not passed on: its answer quotes what was sent, and with it the key",
                 headers={"allow": "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"},
             )
-        headers = firsts(call.headers)
-        token = caller_token(call.headers)
+        headers = call.first
+        token = caller_token(call.headers, headers)
         if token is None:
             raise Unauthorized
         principal = _acting(self._tokens.known(token) or await self._tokens.verify(token), call, headers)
@@ -195,9 +195,8 @@ def _end_with_the_caller(call: Call, target: Target) -> None:
     """
     if call.gone:
         raise ClientGone
-    task = asyncio.current_task()
-    if task is not None and not target.drains:
-        call.on_gone = task.cancel
+    if call.task is not None and not target.drains:
+        call.on_gone = call.task.cancel
 
 
 _REFLECTING = frozenset({b"TRACE", b"TRACK"})
@@ -206,16 +205,17 @@ _WITHOUT_BODY = frozenset({204, 304})
 
 async def _relay(response: UpstreamResponse, target: Target, meter: Meter, call: Call, *, asks_usage: bool) -> None:
     """The answer as it comes. What is booked is booked before the caller has the last byte."""
-    headers = answer_headers(response.headers, secret=target.secret)
+    first = firsts(response.headers)
+    headers = answer_headers(response.headers, first, secret=target.secret)
     if response.status in _WITHOUT_BODY:
         # The length of a body that does not come: the caller would wait for it.
         headers = [header for header in headers if header[0] != b"content-length"]
-    meter.begin(response.status, response.headers)
+    meter.begin(response.status, first)
     pieces: Pieces = response.next
     if response.status >= 400 and target.secret:
         headers, pieces = await masked_error(response, headers, target.secret)
     usage_filter = None
-    if asks_usage and _is_plain_stream(response):
+    if asks_usage and _is_plain_stream(first):
         usage_filter = UsageFilter()
         headers = [header for header in headers if header[0] != b"content-length"]
     call.start(response.status, headers)
@@ -237,8 +237,7 @@ async def _relay(response: UpstreamResponse, target: Target, meter: Meter, call:
         raise ClientGone
 
 
-def _is_plain_stream(response: UpstreamResponse) -> bool:
-    headers = firsts(response.headers)
+def _is_plain_stream(headers: Firsts) -> bool:
     encoding = headers.get(b"content-encoding", b"identity")
     return headers.get(b"content-type", b"").startswith(b"text/event-stream") and encoding == b"identity"
 

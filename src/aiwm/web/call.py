@@ -63,6 +63,7 @@ class Call:
         "correlation_id",
         "deployment_id",
         "end",
+        "first",
         "gone",
         "headers",
         "method",
@@ -72,6 +73,7 @@ class Call:
         "query",
         "request_id",
         "status",
+        "task",
         "tokens",
         "user_id",
     )
@@ -96,6 +98,10 @@ class Call:
         """As the caller spelled it, up to the question mark."""
         self.query = query
         self.headers = headers
+        self.first = dict(reversed(headers))
+        """The value of the first header of each name."""
+        self.task: asyncio.Task[None] | None = None
+        """What works on it."""
         self.gone = False
         """Whether the caller has closed the connection before the answer was whole."""
         self.on_gone: Callable[[], object] | None = None

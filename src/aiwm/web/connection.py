@@ -90,7 +90,6 @@ class Connection(asyncio.Protocol):
         "_reading",
         "_room",
         "_stopping",
-        "_task",
         "_timer",
         "_timer_at",
         "_transport",
@@ -116,7 +115,6 @@ class Connection(asyncio.Protocol):
         """The call whose body is being read."""
         self._call: Call | None = None
         """The call that is being answered."""
-        self._task: asyncio.Task[None] | None = None
         self._line: deque[Call] = deque()
         self._reading = True
         self._stopping = False
@@ -259,17 +257,16 @@ class Connection(asyncio.Protocol):
         self._deadline = _NEVER
         if not call.whole:
             self._expect(self._patience.body)
-        task = self._task = self._loop.create_task(self._work(call))
+        task = call.task = self._loop.create_task(self._work(call))
         self._crowd.tasks.add(task)
 
     async def _work(self, call: Call) -> None:
         assert self._app is not None  # noqa: S101 - there is no call before `connection_made`
-        task = self._task
         try:
             await self._app(call)
         finally:
-            if task is not None:
-                self._crowd.tasks.discard(task)
+            if call.task is not None:
+                self._crowd.tasks.discard(call.task)
                 self._crowd.check()
             if not call.answered and self._transport is not None:
                 # The only signal left that this is no end.

@@ -31,10 +31,9 @@ class Front:
     async def __call__(self, call: Call) -> None:
         began = time.perf_counter()
         call.request_id = call.correlation_id = new_request_id()
-        for name, value in call.headers:
-            if name == b"x-correlation-id" and _SAFE_ID.fullmatch(value):
-                call.correlation_id = value.decode("ascii")
-                break
+        given = call.first.get(b"x-correlation-id")
+        if given is not None and _SAFE_ID.fullmatch(given):
+            call.correlation_id = given.decode("ascii")
         try:
             await self._app(call)
         except Exception as exc:  # noqa: BLE001 - the last stop of every error: it is answered and logged here

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 
 _BEARER = b"bearer "
 
 
-def caller_token(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+def caller_token(headers: Sequence[tuple[bytes, bytes]], first: Mapping[bytes, bytes]) -> bytes | None:
     """The caller's JWT or API key: `Authorization: Bearer`, else the header in which an official SDK sends its key.
 
-    A header that is there twice says nothing: two readers could disagree on which of them counts.
+    `first` has the first header of each name. A header that is there twice says nothing: two readers could disagree on
+    which of them counts.
     """
-    found: dict[bytes, bytes] = {}
-    for name, value in headers:
-        if name in _CREDENTIALS:
-            found[name] = b"" if name in found else value
-    if not found:
-        return None
+    found = first
+    if len(first) != len(headers):
+        twice = {name for name in _CREDENTIALS if sum(each == name for each, _ in headers) > 1}
+        found = {name: b"" if name in twice else value for name, value in first.items()}
     authorization = found.get(b"authorization", b"")
     if authorization[: len(_BEARER)].lower() == _BEARER:
         return authorization[len(_BEARER) :].strip() or None

@@ -88,9 +88,11 @@ def request_lines(headers: Sequence[Header], first: Firsts, *, replaced: frozens
     return block
 
 
-def answer_headers(headers: Sequence[Header], *, secret: bytes) -> list[Header]:
+def answer_headers(headers: Sequence[Header], first: Firsts, *, secret: bytes) -> list[Header]:
     """The provider's headers for the client, with the provider's key (`secret`) masked wherever it is quoted."""
-    dropped = _dropped(headers, _NOT_FOR_CLIENTS)
+    dropped = _NOT_FOR_CLIENTS
+    if b"connection" in first:
+        dropped = _dropped(headers, dropped)
     kept = [header for header in headers if header[0] not in dropped]
     if not secret or not quotes(b"\n".join([value for _, value in kept]), secret):
         return kept

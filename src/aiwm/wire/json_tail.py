@@ -21,33 +21,47 @@ class JsonWatcher:
     `contains` are the keys whose values may be asked for, with their quotes.
     """
 
-    __slots__ = ("_body", "_found", "_keys", "_limit", "_whole", "_window")
+    __slots__ = ("_body", "_found", "_keys", "_limit", "_only", "_whole", "_window")
 
     def __init__(self, contains: Sequence[bytes], limit: int = 1 << 20, window: int = 64 << 10) -> None:
-        self._keys = {key: _object_of(key) for key in contains}
+        self._keys = contains
         self._limit = limit
         self._window = window
+        self._only: bytes | None = None
+        """The body as long as it is in one piece, which is not copied."""
         self._body = bytearray()
         self._whole = True
         self._found: dict[bytes, bytes] = {}
 
     def feed(self, chunk: bytes) -> None:
+        if not self._body and self._only is None and len(chunk) <= self._limit:
+            self._only = chunk
+            return
+        self._gather()
         self._body += chunk
         if len(self._body) > self._limit + (0 if self._whole else self._window):
             self._shrink()
 
     def document(self) -> bytes | None:
         """The whole body; None if it is longer than `limit`."""
+        if self._only is not None:
+            return self._only
         return bytes(self._body) if self._whole else None
 
     def last(self, key: bytes) -> bytes | None:
         """The last object that is the value of `key`, at any depth, and arrived whole."""
-        return _last_object(self._keys[key], key, self._body) or self._found.get(key)
+        self._gather()
+        return _last_object(key, self._body) or self._found.get(key)
+
+    def _gather(self) -> None:
+        if self._only is not None:
+            self._body += self._only
+            self._only = None
 
     def _shrink(self) -> None:
         """Keeps of the body only what the next bytes may complete."""
-        for key, pattern in self._keys.items():
-            if (value := _last_object(pattern, key, self._body)) is not None:
+        for key in self._keys:
+            if (value := _last_object(key, self._body)) is not None:
                 self._found[key] = value
         self._whole = False
         del self._body[: -self._window]
@@ -64,9 +78,10 @@ def _object_of(key: bytes) -> re.Pattern[str]:
 _read = json.JSONDecoder(strict=False).raw_decode
 
 
-def _last_object(pattern: re.Pattern[str], key: bytes, body: bytearray) -> bytes | None:
+def _last_object(key: bytes, body: bytearray) -> bytes | None:
     if key not in body:
         return None
+    pattern = _object_of(key)
     # As Latin-1 a character is a byte, also where the body was cut in the middle of one.
     text = body.decode("latin-1")
     starts = [match.end() for match in pattern.finditer(text)]

@@ -104,7 +104,7 @@ def metered(path: Path, pieces: list[bytes], *headers: tuple[bytes, bytes]) -> U
     book = Book()
     watching = meter(book, path.parent.name)
     watching.sent()
-    watching.begin(200, [(b"content-type", KINDS[path.suffix]), *headers])
+    watching.begin(200, dict([(b"content-type", KINDS[path.suffix]), *headers]))
     for piece in pieces:
         watching.feed(piece)
     watching.close(End.COMPLETE)
@@ -162,7 +162,7 @@ def test_a_stream_that_is_cut_short_is_booked_once_with_what_was_seen() -> None:
     book = Book()
     watching = meter(book)
     watching.sent()
-    watching.begin(200, [(b"content-type", b"text/event-stream")])
+    watching.begin(200, {b"content-type": b"text/event-stream"})
     watching.feed(b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3}}\n\ndata: {"cho')
     watching.close(End.CLIENT_GONE)
     watching.close(End.COMPLETE)
@@ -226,7 +226,7 @@ def test_an_error_answer_has_its_status_and_no_tokens() -> None:
     book = Book()
     watching = meter(book)
     watching.sent()
-    watching.begin(429, [(b"content-type", b"application/json"), (b"x-request-id", b"req_1")])
+    watching.begin(429, {b"content-type": b"application/json", b"x-request-id": b"req_1"})
     watching.feed(b'{"error":{},"usage":{"prompt_tokens":5}}')
     watching.close(End.COMPLETE)
     [row] = book.closings
@@ -243,7 +243,7 @@ def ended(
     watching = meter(book, provider)
     watching.sent()
     if status is not None:
-        watching.begin(status, [(b"content-type", kind)])
+        watching.begin(status, {b"content-type": kind})
     for piece in pieces:
         watching.feed(piece)
     watching.close(end)

@@ -1,13 +1,24 @@
 """What passes and what stays here, in both directions."""
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiwm.errors import Invalid
-from aiwm.wire.headers import answer_headers, find, request_lines
+from aiwm.wire import headers as wire
+from aiwm.wire.headers import Header, find, firsts
 
 NOTHING: frozenset[bytes] = frozenset()
+
+
+def request_lines(headers: Sequence[Header], *, replaced: frozenset[bytes]) -> bytes:
+    return wire.request_lines(headers, firsts(headers), replaced=replaced)
+
+
+def answer_headers(headers: Sequence[Header], *, secret: bytes) -> list[Header]:
+    return wire.answer_headers(headers, firsts(headers), secret=secret)
 
 
 def test_a_request_header_passes_as_it_is():
