@@ -226,12 +226,14 @@ async def _relay(response: UpstreamResponse, target: Target, meter: Meter, call:
         piece = await pieces()
         if call.held_back:
             await call.drained()
-        meter.feed(piece)
         last = response.complete
-        if last:
-            meter.close(End.CLIENT_GONE if call.gone else End.COMPLETE)
         if usage_filter is not None:
             piece = usage_filter.feed(piece) + (usage_filter.finish() if last else b"")
+        meter.feed(piece)
+        if usage_filter is not None and (withheld := usage_filter.withheld()):
+            meter.feed(withheld)
+        if last:
+            meter.close(End.CLIENT_GONE if call.gone else End.COMPLETE)
         call.write(piece, last=last)
     if call.gone:
         raise ClientGone

@@ -22,7 +22,8 @@ _DATA = b"data: "
 _USAGE = b'"usage"'
 _NULL = re.compile(rb'"usage"[ \t]*:[ \t]*null')
 _PLAIN_NULL = b',"usage":null'
-_ESCAPE = b"\\u00"  # A key may be spelled with it.
+# What follows it if it is a member of the event itself: members that nest nothing, and the last brace.
+_PLAIN_REST = re.compile(rb'(?:,"[a-z_]+":(?:"[^"\\]*"|null))*\}\n\n')
 _SPACES = b" \t"
 
 
@@ -32,13 +33,14 @@ class UsageFilter:
     A longer event passes as it is. What is held when a stream breaks off is not an event, and goes nowhere.
     """
 
-    __slots__ = ("_held", "_last", "_max", "_swallowing")
+    __slots__ = ("_held", "_last", "_max", "_swallowing", "_withheld")
 
     def __init__(self, max_event: int = 1 << 20) -> None:
         self._max = max_event
         self._held = bytearray()
         self._last: bytes | None = None  # Of an event that is too long and passes: the last byte of it.
         self._swallowing = False  # The line feed that may still belong to the event that was taken out.
+        self._withheld = b""
 
     def feed(self, chunk: bytes) -> bytes:
         """What may go out now."""
@@ -49,8 +51,10 @@ class UsageFilter:
             chunk = chunk.removeprefix(b"\n")
         if self._last is not None:
             return self._pass(self._last, chunk)
-        if not self._held and chunk.endswith(b"\n\n") and chunk.find(b"\n\n") == len(chunk) - 2 and b"\r" not in chunk:
-            return self._filtered(chunk)  # Most chunks are one event.
+        if not self._held and chunk.endswith(b"\n\n") and b"\r" not in chunk and len(chunk) <= self._max:
+            plain = _without_plain_nulls(chunk)
+            if plain is not None:
+                return plain
         return self._take(chunk)
 
     def finish(self) -> bytes:
@@ -58,6 +62,14 @@ class UsageFilter:
         rest = bytes(self._held)
         self._held.clear()
         return self._filtered(rest)
+
+    def withheld(self) -> bytes:
+        """The events that were taken out since it was last asked, for whoever wants their numbers.
+
+        Each has a blank line before it: it stays an event of its own, whatever it is read behind.
+        """
+        withheld, self._withheld = self._withheld, b""
+        return withheld
 
     def _take(self, chunk: bytes) -> bytes:
         held = self._held
@@ -95,8 +107,7 @@ class UsageFilter:
     def _filtered(self, event: bytes) -> bytes:
         """An event without what the caller did not ask for."""
         self._swallowing = False
-        at = event.find(_USAGE)
-        if at < 0:
+        if event.find(_USAGE) < 0:
             return event
         lines = event.lstrip(_LINE_ENDS)
         said = None if len(lines) > self._max else _said(lines)
@@ -104,10 +115,9 @@ class UsageFilter:
             return event
         usage = bytes(said.usage)
         if usage == b"null":
-            if event.startswith(_PLAIN_NULL, at - 1) and event.find(_USAGE, at + 1) < 0 and _ESCAPE not in event:
-                return event[: at - 1] + event[at - 1 + len(_PLAIN_NULL) :]  # Nearly always: there is no other.
             return event[: len(event) - len(lines)] + _without_null(lines)
         if usage[:1] == b"{" and _is_empty(said.choices):
+            self._withheld += b"\n\n" + lines
             self._swallowing = event.endswith(b"\r")
             return event[: len(event) - len(lines)]
         return event
@@ -124,6 +134,21 @@ def _events(complete: bytes) -> list[bytes]:
     if not found[-1]:
         del found[-1]
     return found
+
+
+def _without_plain_nulls(events: bytes) -> bytes | None:
+    """Whole events, if there is nothing to take out of them but nulls where nearly all providers have them."""
+    pieces: list[bytes] = []
+    at = 0
+    while (found := events.find(_PLAIN_NULL, at)) >= 0:
+        end = found + len(_PLAIN_NULL)
+        if _PLAIN_REST.match(events, end) is None:
+            return None
+        pieces.append(events[at:found])
+        at = end
+    pieces.append(events[at:])
+    plain = b"".join(pieces)
+    return plain if plain.find(_USAGE) < 0 else None
 
 
 def _without_null(event: bytes) -> bytes:

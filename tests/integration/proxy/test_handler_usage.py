@@ -148,3 +148,12 @@ async def test_a_stream_that_breaks_off_breaks_off_after_its_last_event(door: Do
     assert (seen.body, seen.whole) == (whole.replace(b',"usage":null', b""), False)
     said = json.loads(row["raw_usage"])["estimated"]
     assert (row["end"], row["source"], said["outputChars"]) == ("provider-broke", "estimated", len("Say"))
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n\r\n"])
+async def test_a_stream_without_a_proper_last_line_is_counted_all_the_same(door: Door, end: bytes) -> None:
+    for asked in (ASKED.rstrip(), ASKED.replace(b"data: [DONE]\n\n", b"").rstrip()):
+        seen, _, _, row = await called(door, HEAD + CHUNKED, framed([asked + end]))
+        unasked = UNASKED.rstrip() if b"[DONE]" in asked else UNASKED.replace(b"data: [DONE]\n\n", b"")
+        assert seen.body.rstrip() == unasked.rstrip()
+        assert (row["source"], row["output_tokens"]) == ("provider", 300)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aiwm.wire.sse import EventSplitter
 from aiwm.wire.usage_filter import UsageFilter
 from cuttings import bytewise, cut
 
@@ -112,6 +113,18 @@ def test_a_last_event_without_its_blank_line_is_filtered_too() -> None:
     assert filtered([b'data: {"choices":[],"usage":{}}']) == b""
     assert filtered([b'data: {"choices":[{}],"usage":null}\n']) == b'data: {"choices":[{}]}\n'
     assert filtered([b'data: {"choices":[],"usa']) == b'data: {"choices":[],"usa'
+
+
+def test_what_was_taken_out_is_there_for_whoever_wants_its_numbers() -> None:
+    passing, numbers = UsageFilter(), EventSplitter([b'"usage"'])
+    found = []
+    for piece in (b"data: a\n", b'\ndata: {"choices":[],"usage":{}}\r\n\r', b"\ndata: [DONE]"):
+        found += [*numbers.feed(passing.feed(piece)), *numbers.feed(passing.withheld())]
+    assert passing.withheld() == b""
+    found += [*numbers.feed(passing.finish()), *numbers.finish()]
+    assert found == [b'{"choices":[],"usage":{}}']
+    passing.feed(b'data: {"choices":[],"usage":{"a":1}}')
+    assert (passing.finish(), passing.withheld()) == (b"", b'\n\ndata: {"choices":[],"usage":{"a":1}}')
 
 
 # --- what is held back
