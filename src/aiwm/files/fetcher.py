@@ -381,7 +381,8 @@ def _of_the_hub(error: Exception, job: Job) -> str | None:
     from huggingface_hub import constants
     from huggingface_hub import errors as hub
 
-    name, where = job.repository, constants.ENDPOINT
+    # Whoever registers models reads this: what stands in front of the host is the operator's.
+    name, where = job.repository, re.sub(r"//[^/]*@", "//", constants.ENDPOINT)
     if isinstance(error, hub.OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set on the server: unset it, or put the files on the server and register file://..."
     if isinstance(error, hub.GatedRepoError):

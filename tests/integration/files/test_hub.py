@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -332,6 +333,20 @@ async def test_a_server_that_was_told_to_stay_offline(hub: Hub, served: FakeHub,
     assert served.asked == []
 
 
+async def test_a_mirror_with_a_password_in_its_address_is_named_without_it(
+    hub: Hub, served: FakeHub, variables: dict[str, str]
+) -> None:
+    variables["HF_ENDPOINT"] = served.url.replace("://", "://mirror:s3cret@")
+    reason = await _reason(hub, HubFiles("org/nowhere", "main", None))
+    assert reason.startswith(f"org/nowhere is not found at {served.url}, or it is private")
+
+
+async def test_a_library_that_is_not_installed(hub: Hub, variables: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "huggingface_hub.py").write_text("raise ImportError")
+    variables["PYTHONPATH"] = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    assert await _reason(hub) == ("huggingface_hub is not installed beside AIWM: pip install 'aiwm[hf]', and try again")
+
+
 async def test_something_that_is_no_hub(hub: Hub, served: FakeHub) -> None:
     class Odd(Repository):
         def listed(self, repository: str) -> dict[str, object]:
@@ -366,6 +381,23 @@ async def test_a_disk_that_is_too_small_is_said_before_anything_is_fetched(hub: 
     assert reason.startswith("the disk is full: 1,152,921,504.6 GB are missing, and ")
     assert reason.endswith(f"are free in {hub._folder}; make room, or set AIWM_MODEL_DIR to a larger disk")
     assert served.sent("org/tiny", "config.json") == []
+
+
+async def test_a_quota_that_is_used_up(hub: Hub, served: FakeHub) -> None:
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # What a process is started with, it keeps.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, most))
+    try:
+        fetching = asyncio.create_task(_reason(hub, ONE))
+        for _ in range(1000):
+            if _fetchers():
+                break
+            await asyncio.sleep(0.01)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+    assert (await fetching).startswith("the disk is full (File too large) at ")
+    await _fetch(hub, ONE)
+    assert served.sent("org/tiny", "model.safetensors") == [None, "bytes=500000-"]
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="a small disk of our own needs root to mount")
