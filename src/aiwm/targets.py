@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from aiwm.errors import AiwmError, NotFound, Unavailable, WrongState
 from aiwm.providers.base import Provider
+from aiwm.wire.masking import Secrets
 from aiwm.wire.origins import Origin, Timeouts
 from aiwm.wire.urls import BaseUrl
 
@@ -24,7 +25,7 @@ _BREATH_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A running deployment. The provider's key is in `lines` and `secret`, which are never shown."""
+    """A running deployment. The provider's key is in `lines` and `secrets`, which are never shown."""
 
     deployment_id: str
     org_id: str
@@ -39,8 +40,8 @@ class Target:
     """(name, line) sent if the caller sent no header of that name."""
     query: tuple[tuple[bytes, bytes], ...]
     """(name, value) added to the query if the caller gave none."""
-    secret: bytes = field(repr=False)
-    """The provider's key as it travels: masked wherever an answer quotes it."""
+    secrets: Secrets = field(repr=False)
+    """The provider's key and what else is secret, as it travels: masked wherever an answer quotes it."""
     model: str
     aliases: frozenset[str]
     """The deployment's id and name: a caller who asks for this `model` means the deployed one."""

@@ -16,6 +16,7 @@ from aiwm.providers.base import Provider
 from aiwm.store.deployments import DeploymentStore
 from aiwm.store.models import ModelStore
 from aiwm.targets import Hosted, Resting, Target, TargetTable, not_running
+from aiwm.wire.masking import Secrets
 from aiwm.wire.origins import Timeouts
 from aiwm.wire.urls import BaseUrl, base_url
 
@@ -165,7 +166,7 @@ class Targets:
                 for name, parameter in provider.config_query.items()
                 if name in config
             ),
-            secret=secret.encode("ascii"),
+            secrets=_secrets(secret, model.api_config or {}, config),
             model=identifier,
             aliases=frozenset({deployment.id, deployment.name}),
             allowed=None if allowed is None else frozenset(allowed),
@@ -200,6 +201,24 @@ def _headers(provider: Provider, config: Mapping[str, str], secret: str) -> dict
     }
     configured = {header: config[name] for name, header in provider.config_headers.items() if config.get(name)}
     return {**extra, **configured, provider.key_header: provider.key_prefix + secret}
+
+
+_SHORTEST = 8
+"""Below it a value is as likely a word of any text (`on`, `v2`) as a secret."""
+
+
+def _secrets(key: str, stored: ApiConfig, config: Mapping[str, str]) -> Secrets:
+    """The provider's key, and of other secrets those that can be told from plain words.
+
+    Of `Bearer ...` also what comes behind, which may be quoted alone.
+    """
+    others = [
+        config[name]
+        for name, value in stored.items()
+        if name not in KEY_FIELDS and (isinstance(value, Sealed) or is_env_reference(value))
+    ]
+    found = [each for value in others for each in (value, value.rpartition(" ")[2]) if len(each) >= _SHORTEST]
+    return tuple(dict.fromkeys(each.encode("ascii") for each in (key, *found) if each))
 
 
 def _lines(headers: Mapping[str, str]) -> bytes:

@@ -206,14 +206,14 @@ _WITHOUT_BODY = frozenset({204, 304})
 async def _relay(response: UpstreamResponse, target: Target, meter: Meter, call: Call, *, asks_usage: bool) -> None:
     """The answer as it comes. What is booked is booked before the caller has the last byte."""
     first = firsts(response.headers)
-    headers = answer_headers(response.headers, first, secret=target.secret)
+    headers = answer_headers(response.headers, first, secrets=target.secrets)
     if response.status in _WITHOUT_BODY:
         # The length of a body that does not come: the caller would wait for it.
         headers = [header for header in headers if header[0] != b"content-length"]
     meter.begin(response.status, first)
     pieces: Pieces = response.next
-    if response.status >= 400 and target.secret:
-        headers, pieces = await masked_error(response, headers, target.secret)
+    if response.status >= 400 and target.secrets:
+        headers, pieces = await masked_error(response, headers, target.secrets)
     usage_filter = None
     if asks_usage and _is_plain_stream(first):
         usage_filter = UsageFilter()

@@ -1,4 +1,4 @@
-"""The one exception to untouched bytes: an error text that quotes the provider's key."""
+"""The one exception to untouched bytes: an error text that quotes the provider's key, or another of its secrets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from aiwm.errors import AnswerBroken
 from aiwm.proxy.upstream import UpstreamResponse
 from aiwm.wire.encodings import Decoder, UndecodableBody, decoder
 from aiwm.wire.headers import Header, find
-from aiwm.wire.masking import KeyMask, masked_in
+from aiwm.wire.masking import KeyMask, Secrets, masked_in
 
 Pieces = Callable[[], Awaitable[bytes]]
 
@@ -17,21 +17,21 @@ _MOST_HELD = 1024 * 1024
 
 
 async def masked_error(
-    response: UpstreamResponse, headers: Sequence[Header], secret: bytes
+    response: UpstreamResponse, headers: Sequence[Header], secrets: Secrets
 ) -> tuple[list[Header], Pieces]:
-    """The headers and pieces of an error answer without the key in it. Masks are as long as what they cover."""
+    """The headers and pieces of an error answer without the secrets in it. Masks are as long as what they cover."""
     encoding = find(headers, b"content-encoding") or b""
     try:
         decoding = decoder(encoding)
     except UndecodableBody:
         return list(headers), response.next
     if decoding is None:
-        return list(headers), _masking(response, response.next, secret)
-    return await _decoded(response, list(headers), decoding, secret)
+        return list(headers), _masking(response, response.next, secrets)
+    return await _decoded(response, list(headers), decoding, secrets)
 
 
-def _masking(response: UpstreamResponse, pieces: Pieces, secret: bytes) -> Pieces:
-    mask = KeyMask(secret)
+def _masking(response: UpstreamResponse, pieces: Pieces, secrets: Secrets) -> Pieces:
+    mask = KeyMask(secrets)
 
     async def masked() -> bytes:
         piece = mask.feed(await pieces())
@@ -41,9 +41,9 @@ def _masking(response: UpstreamResponse, pieces: Pieces, secret: bytes) -> Piece
 
 
 async def _decoded(
-    response: UpstreamResponse, headers: list[Header], decoding: Decoder, secret: bytes
+    response: UpstreamResponse, headers: list[Header], decoding: Decoder, secrets: Secrets
 ) -> tuple[list[Header], Pieces]:
-    """A compressed error has to be read to be searched. It goes out as it came, unless the key is in it.
+    """A compressed error has to be read to be searched. It goes out as it came, unless a secret is in it.
 
     One that is too long to be held is not compressed any more when it goes out: only so can the rest be searched.
     """
@@ -55,14 +55,14 @@ async def _decoded(
         text = decoding.feed(body)
     except UndecodableBody:
         return headers, _behind(body, response, response.next)
-    masked = masked_in(text, secret)
+    masked = masked_in(text, secrets)
     if whole and masked == text:
         return headers, _behind(body, response, response.next)
     headers = [item for item in headers if item[0] not in {b"content-encoding", b"content-length", b"etag"}]
     if whole:
         return [*headers, (b"content-length", b"%d" % len(masked))], _behind(masked, response, response.next)
     rest = _decoding(response, decoding)
-    return headers, _masking(response, _behind(text, response, rest), secret)
+    return headers, _masking(response, _behind(text, response, rest), secrets)
 
 
 def _decoding(response: UpstreamResponse, decoding: Decoder) -> Pieces:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from aiwm.errors import Invalid
-from aiwm.wire.masking import masked_in, quotes
+from aiwm.wire.masking import Secrets, masked_in, quotes
 
 Header = tuple[bytes, bytes]
 
@@ -88,15 +88,15 @@ def request_lines(headers: Sequence[Header], first: Firsts, *, replaced: frozens
     return block
 
 
-def answer_headers(headers: Sequence[Header], first: Firsts, *, secret: bytes) -> list[Header]:
-    """The provider's headers for the client, with the provider's key (`secret`) masked wherever it is quoted."""
+def answer_headers(headers: Sequence[Header], first: Firsts, *, secrets: Secrets) -> list[Header]:
+    """The provider's headers for the client, with the provider's key and other secrets masked wherever quoted."""
     dropped = _NOT_FOR_CLIENTS
     if b"connection" in first:
         dropped = _dropped(headers, dropped)
     kept = [header for header in headers if header[0] not in dropped]
-    if not secret or not quotes(b"\n".join([value for _, value in kept]), secret):
+    if not secrets or not quotes(b"\n".join([value for _, value in kept]), secrets):
         return kept
-    return [(name, masked_in(value, secret)) for name, value in kept]
+    return [(name, masked_in(value, secrets)) for name, value in kept]
 
 
 @lru_cache(maxsize=256)

@@ -1,7 +1,7 @@
-"""A provider's key never reaches the client, even where the provider quotes it.
+"""A provider's key never reaches the client, even where the provider quotes it; nor do other secrets sent beside it.
 
-A key stands in an answer as it is, or inside a JSON string with some of its characters escaped. Which characters
-depends on who wrote the JSON, so each habit of the usual JSON writers is one spelling of the key.
+A secret stands in an answer as it is, or inside a JSON string with some of its characters escaped. Which characters
+depends on who wrote the JSON, so each habit of the usual JSON writers is one spelling of it.
 """
 
 from __future__ import annotations
@@ -11,22 +11,25 @@ import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
+Secrets = tuple[bytes, ...]
+"""All that is to be masked, as it travels; none of them empty."""
+
 _KEPT = 4
 _KEPT_FROM = 16
 _SHOWN_FROM = 12
 
 
 class KeyMask:
-    """Masks a secret in a byte stream, however the stream is cut.
+    """Masks secrets in a byte stream, however the stream is cut.
 
-    Each occurrence is replaced by a mask of the same length. Only bytes that may be the beginning of the secret
+    Each occurrence is replaced by a mask of the same length. Only bytes that may be the beginning of a secret
     are held back, until the next bytes decide.
     """
 
     __slots__ = ("_held", "_masks", "_pattern")
 
-    def __init__(self, secret: bytes) -> None:
-        self._masks = _masks(secret)
+    def __init__(self, secrets: Secrets) -> None:
+        self._masks = _masks(secrets)
         self._pattern = re.compile(b"|".join(map(re.escape, self._masks)))
         self._held = b""
 
@@ -66,14 +69,14 @@ class KeyMask:
         return first
 
 
-def quotes(text: bytes, secret: bytes) -> bool:
-    """Whether the secret stands in `text`, in any spelling."""
-    return any([spelling in text for spelling in _masks(secret)])  # noqa: C419 - a list is half the price here
+def quotes(text: bytes, secrets: Secrets) -> bool:
+    """Whether one of the secrets stands in `text`, in any spelling."""
+    return any([spelling in text for spelling in _masks(secrets)])  # noqa: C419 - a list is half the price here
 
 
-def masked_in(value: bytes, secret: bytes) -> bytes:
-    """`value`, which is complete, without the secret."""
-    for spelling, mask in _masks(secret).items():
+def masked_in(value: bytes, secrets: Secrets) -> bytes:
+    """`value`, which is complete, without the secrets."""
+    for spelling, mask in _masks(secrets).items():
         value = value.replace(spelling, mask)
     return value
 
@@ -106,16 +109,19 @@ _WRITERS: Sequence[Callable[[str], str]] = (
 
 
 @lru_cache(maxsize=256)
-def _masks(secret: bytes) -> dict[bytes, bytes]:
-    """The mask for each way to spell the secret, the longest first: one may be the beginning of another."""
-    if not secret:
-        return {}
+def _masks(secrets: Secrets) -> dict[bytes, bytes]:
+    """The mask for each way to spell a secret, the longest first: one may be the beginning of another."""
+    spelled = {spelling: mask for secret in secrets for spelling, mask in _spelled(secret).items()}
+    return dict(sorted(spelled.items(), key=lambda each: -len(each[0])))
+
+
+def _spelled(secret: bytes) -> dict[bytes, bytes]:
     try:
         text = secret.decode()
     except UnicodeDecodeError:
         return {secret: _mask([secret[at : at + 1] for at in range(len(secret))])}
     spelled = ([write(char).encode() for char in text] for write in _WRITERS)
-    return {b"".join(chars): _mask(chars) for chars in sorted(spelled, key=lambda chars: -sum(map(len, chars)))}
+    return {b"".join(chars): _mask(chars) for chars in spelled}
 
 
 def _mask(chars: Sequence[bytes]) -> bytes:

@@ -62,7 +62,7 @@ def target(provider: str) -> Target:
         replaced=frozenset(),
         defaults=(),
         query=(),
-        secret=b"",
+        secrets=(),
         model="a-model",
         aliases=frozenset(),
         allowed=None,

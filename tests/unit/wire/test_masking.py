@@ -7,15 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiwm.wire.masking import KeyMask, masked, masked_in, quotes
+from aiwm.wire.masking import KeyMask, Secrets, masked, masked_in, quotes
 from cuttings import bytewise, cut, cuttings
 
 KEY = b"sk-proj-0123456789abcdef"
 MASK = b"sk-p****************cdef"
 
 
-def through(secret: bytes, pieces: list[bytes]) -> bytes:
-    mask = KeyMask(secret)
+def through(secret: bytes | Secrets, pieces: list[bytes]) -> bytes:
+    secrets = secret if isinstance(secret, tuple) else (secret,) if secret else ()
+    mask = KeyMask(secrets)
     return b"".join([*map(mask.feed, pieces), mask.finish()])
 
 
@@ -27,7 +28,7 @@ def test_a_key_is_masked_by_as_many_bytes():
     assert through(KEY, bytewise(stream)) == expected
     for place in range(len(stream)):
         assert through(KEY, cut(stream, [place])) == expected
-    assert masked_in(stream, KEY) == expected
+    assert masked_in(stream, (KEY,)) == expected
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def test_of_a_short_key_nothing_is_shown(secret: bytes, mask: bytes):
 
 
 def test_only_what_may_be_the_beginning_of_the_key_is_held_back():
-    mask = KeyMask(KEY)
+    mask = KeyMask((KEY,))
     assert mask.feed(b"hello sk") == b"hello "
     assert mask.feed(b"y") == b"sky"
     assert mask.feed(b"hello s") == b"hello "
@@ -55,15 +56,15 @@ def test_only_what_may_be_the_beginning_of_the_key_is_held_back():
 
 
 def test_it_says_whether_a_text_quotes_the_key():
-    assert quotes(b"bad key " + KEY, KEY)
-    assert quotes(b"bad key a\\/b", b"a/b")
-    assert not quotes(b"bad key " + KEY[:-1], KEY)
-    assert not quotes(b"bad key", b"")
+    assert quotes(b"bad key " + KEY, (KEY,))
+    assert quotes(b"bad key a\\/b", (b"a/b",))
+    assert not quotes(b"bad key " + KEY[:-1], (KEY,))
+    assert not quotes(b"bad key", ())
 
 
 def test_without_a_secret_everything_passes():
     assert through(b"", [b"abc", b"", b"def"]) == b"abcdef"
-    assert masked_in(b"abc", b"") == b"abc"
+    assert masked_in(b"abc", ()) == b"abc"
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_a_key_is_masked_as_json_writers_escape_it(secret: str, spelling: str):
         assert len(result) == len(document)
         assert secret not in json.loads(result)["error"]
         assert "****" in json.loads(result)["error"]
-        assert masked_in(document, secret.encode()) == result
+        assert masked_in(document, (secret.encode(),)) == result
 
 
 def test_a_mask_never_cuts_an_escape_in_half():
@@ -111,6 +112,27 @@ def test_the_same_is_masked_however_the_network_cuts_the_stream(data: st.DataObj
     assert through(secret, pieces) == expected
     assert len(expected) == len(stream)
     assert KEY not in expected
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data(), st.lists(_SECRETS, min_size=2, max_size=3))
+def test_several_secrets_are_masked_alike_however_the_network_cuts_the_stream(data: st.DataObject, chosen: list[bytes]):
+    secrets = tuple(chosen)
+    parts = st.sampled_from([b"a", b"b", b"c", b"/", b"\\", b'"', *secrets, secrets[0][:-1], secrets[1][1:], b"\\/"])
+    stream, pieces = data.draw(cuttings(st.lists(parts, max_size=12).map(b"".join)))
+    expected = through(secrets, [stream])
+    assert through(secrets, pieces) == expected
+    assert len(expected) == len(stream)
+    assert KEY not in secrets or KEY not in expected
+
+
+def test_of_a_secret_that_begins_like_another_the_longer_one_is_masked():
+    long, short = b"0123456789-abcdef", b"0123456789"
+    stream = b"<" + long + b"><" + short + b">"
+    for pieces in ([stream], bytewise(stream)):
+        assert through((short, long), pieces) == b"<0123*********cdef><**********>"
+    assert masked_in(stream, (short, long)) == b"<0123*********cdef><**********>"
+    assert quotes(b"bad " + short, (long, short))
 
 
 @settings(max_examples=100, deadline=None)
