@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from aiwm.domain.usage import UsageRow
 from aiwm.store.repricing import Change, Repricing
 
-BATCH = 500
-"""Rows of one transaction: others who write wait some ten milliseconds for it."""
+BATCH = 200
+"""Rows of one transaction: others who write wait some twenty milliseconds for it."""
 
 Priced = Callable[[Sequence[UsageRow]], Awaitable[Sequence[UsageRow]]]
 

@@ -34,6 +34,11 @@ def derivation(row: UsageRow) -> Mapping[str, Sequence[Part]]:
         if kind.fit(raw):
             for name, said, number in _read(raw, kind.steps, ""):
                 parts[name].append(Part(said, number))
+            counted = sum(part.number for name in ("input_tokens", "output_tokens") for part in parts.get(name, ()))
+            if left_out := kind.left_out(raw, counted):
+                rest = Part(f"{kind.total}, what the others leave out", left_out)
+                parts["output_tokens"].append(rest)
+                parts.setdefault("reasoning_tokens", [rest])
             break
     estimated = raw.get("estimated")
     for count, chars in _ESTIMATES.items():

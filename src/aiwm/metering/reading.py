@@ -14,7 +14,7 @@ import msgspec
 import orjson
 
 from aiwm.domain.usage import Usage
-from aiwm.providers.base import Step, UsageFields
+from aiwm.providers.base import Counts, Step, UsageFields
 
 _MAX_RAW = 4096
 """Bytes of a usage object that are kept as the provider wrote it; a real one has a tenth of that."""
@@ -80,6 +80,8 @@ class Reading:
             if kind.fit(raw):
                 counts: dict[str, int] = {}
                 _count(raw, kind.steps, counts)
+                if kind.total is not None:
+                    _add_left_out(raw, kind, counts)
                 return Usage(**counts)
         return Usage()
 
@@ -158,6 +160,14 @@ def _at(top: dict[str, msgspec.Raw], path: tuple[str, ...]) -> bytes | None:
             return None
         value = _top_level(value).get(name)
     return None if value is None else bytes(value)
+
+
+def _add_left_out(usage: dict[str, Any], kind: Counts, counts: dict[str, int]) -> None:
+    written = counts.get("output_tokens", 0)
+    left_out = kind.left_out(usage, counts.get("input_tokens", 0) + written)
+    if 0 < left_out < _LARGEST:
+        counts["output_tokens"] = written + left_out
+        counts.setdefault("reasoning_tokens", left_out)
 
 
 def _count(usage: dict[str, Any], steps: Mapping[str, Step], counts: dict[str, int]) -> None:

@@ -28,6 +28,8 @@ class Counts:
     """Keys that a usage object of this kind has, all of them, and one of another kind has not."""
     lacks: frozenset[str] = frozenset()
     """Keys of which one of this kind has none."""
+    total: str | None = None
+    """The key of all tokens, where they are more than those read and written: what these leave out was reasoning."""
     input_tokens: Sequence[Path]
     """All tokens read, cached ones included."""
     output_tokens: Sequence[Path]
@@ -50,10 +52,15 @@ class Counts:
     def __post_init__(self) -> None:
         steps: dict[str, Step] = {}
         for each in fields(self):
-            if each.init and each.name not in {"signs", "lacks"}:
+            if each.init and each.name not in {"signs", "lacks", "total"}:
                 for path in getattr(self, each.name):
                     _lay(steps, path, each.name)
         object.__setattr__(self, "steps", steps)
+
+    def left_out(self, usage: Mapping[str, object], counted: int) -> int:
+        """Tokens of a usage object that none of its counts tells."""
+        total = None if self.total is None else usage.get(self.total)
+        return max(0, total - counted) if type(total) is int else 0
 
     def fit(self, usage: Mapping[str, object]) -> bool:
         """Whether a usage object is of this kind."""

@@ -1,5 +1,7 @@
 """Google Gemini API: https://ai.google.dev/api/generate-content"""
 
+from dataclasses import replace
+
 from aiwm.providers.base import Counts, Path, Provider, UsageFields, Where
 from aiwm.providers.openai import CHAT
 
@@ -27,7 +29,8 @@ PROVIDER = Provider(
         roots=[("usageMetadata",), ("usage",)],
         markers=[b'"usageMetadata"', b'"usage"'],
         counts=[
-            CHAT,
+            # completion_tokens leaves thoughts out too, and only the total tells of them.
+            replace(CHAT, total="total_tokens"),
             Counts(
                 # promptTokenCount includes cached tokens; candidatesTokenCount leaves thoughts out.
                 input_tokens=[("promptTokenCount",), ("toolUsePromptTokenCount",)],

@@ -120,6 +120,8 @@ def recorded(name: str, **changes: object) -> UsageRow:
         ("google/generate-array.json", None, "528.52"),
         # 9 * 0.3 + text 10 * 2.5 + image 1290 * 30
         ("google/generate-image.sse", None, "38727.7"),
+        # 9 * 0.5 + 96 * 3
+        ("google/openai-chat.sse", None, "292.5"),
         # 27 * 2.5 + 9 * 10
         ("azure/chat.sse", None, "157.5"),
         # what is billed: 5 * 2.5 + 418 * 10
