@@ -13,7 +13,7 @@ from aiwm.domain.api_keys import ApiKey
 from aiwm.domain.ids import checked_id
 from aiwm.domain.pages import PageQuery
 from aiwm.domain.users import Principal
-from aiwm.store.api_keys import SORTABLE
+from aiwm.store.api_keys import FIELDS, SORTABLE
 from aiwm.web.lists import page_json, page_query, parameters
 from aiwm.web.principals import Tokens, authenticated
 from aiwm.web.schemas import Answer, Body, Deleted, Id, Name, deleted, history, problems
@@ -63,7 +63,7 @@ class ApiKeyPage(Answer):
 
 def router(api_keys: ApiKeys, tokens: Tokens) -> APIRouter:
     routes = APIRouter(prefix="/api-keys", tags=["API keys"])
-    listed: dict[str, Any] = {"fields": (), "sortable": tuple(SORTABLE)}
+    listed = {"fields": tuple(FIELDS), "sortable": tuple(SORTABLE)}
     caller = Annotated[Principal, Depends(authenticated(tokens))]
 
     @routes.post(

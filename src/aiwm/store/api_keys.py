@@ -18,6 +18,9 @@ from aiwm.store.database import Database
 from aiwm.store.lists import matching, page
 from aiwm.store.tables import api_keys, deployments, users
 
+FIELDS = {"userId": api_keys.c.user_id}
+"""API name -> column: what a list can be filtered by."""
+
 SORTABLE = {
     "createdAt": api_keys.c.created_at,
     "updatedAt": api_keys.c.updated_at,
@@ -72,7 +75,7 @@ class ApiKeyStore:
         where = and_(
             api_keys.c.deleted_at.is_(None),
             api_keys.c.org_id == org_id,
-            *matching(query, {}, searched=(api_keys.c.name,)),
+            *matching(query, FIELDS, searched=(api_keys.c.name,)),
         )
         async with self._database.reading() as connection:
             return await page(connection, api_keys, where, query, SORTABLE, {}, _key)

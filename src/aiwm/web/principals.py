@@ -23,7 +23,7 @@ class Tokens(Protocol):
     async def verify(self, token: bytes) -> Principal: ...
 
 
-_bearer = HTTPBearer(auto_error=False, description="The accessToken that POST /auth/login answers")
+_bearer = HTTPBearer(auto_error=False, description="The accessToken that POST /auth/login answers, or an API key")
 
 
 Authenticate = Callable[..., Awaitable[Principal]]

@@ -60,6 +60,9 @@ async def test_a_key_is_shown_once_and_masked_ever_after(aiwm: Inside, owner: Ca
     assert listed["data"] == [shown]
     assert listed["pagination"] == {"page": 1, "limit": 10, "total": 1, "totalPages": 1}
     assert listed["statistics"] == {"total": 1}
+    mine, nobodys = (f"/api-keys?userId={user}" for user in (made["owner"]["userId"], "0" * 24))
+    assert (await owner("GET", mine)).json()["pagination"]["total"] == 1
+    assert (await owner("GET", nobodys)).json()["pagination"]["total"] == 0
 
 
 async def test_only_the_hash_of_a_key_is_kept(aiwm: Inside, owner: Caller) -> None:
