@@ -174,7 +174,9 @@ def test_a_running_aiwm_is_used_and_stays(tmp_path: Path, hub: Hub, commands: Co
         assert "2 MB" in rows["org/tiny"]
         assert "download-failed" in rows["org/nowhere"]
         assert {"org/tiny", "org/nowhere", "Mine"} <= set(rows)
-        assert commands.run("models")[1].startswith("Name")
+        body |= {"name": "[/odd] name", "repository": "org/odd"}
+        assert gateway.login().http.post("/models", json=body).status_code == 201
+        assert "[/odd] name" in commands.run("models")[1]
 
 
 def test_another_data_directory_than_the_servers_is_said(tmp_path: Path, commands: Commands) -> None:

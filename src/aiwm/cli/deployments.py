@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from aiwm.cli.operator import Operator, Refused
 from aiwm.settings import Settings
@@ -16,9 +16,11 @@ from aiwm.settings import Settings
 def show() -> None:
     table = Table("id", "name", "status", "requests", "tokens", "what is wrong")
     with Operator(Settings.from_env(os.environ)) as operator:
-        for each in _all(operator):
+        for each in operator.all("/deployments"):
             counts = (str(each["requestCount"]), str(each["totalTokens"]))
-            table.add_row(each["_id"], each["name"], each["status"], *counts, each.get("errorMessage", ""))
+            # As text: what stands in brackets would be taken for a style.
+            wrong = Text(each.get("errorMessage") or "")
+            table.add_row(each["_id"], Text(each["name"]), each["status"], *counts, wrong)
     Console().print(table)
 
 
@@ -40,16 +42,7 @@ def logs(deployment: str, *, follow: bool, lines: int) -> int:
 
 
 def _id(operator: Operator, deployment: str) -> str:
-    found = [each["_id"] for each in _all(operator) if deployment in {each["_id"], each["name"]}]
+    found = [each["_id"] for each in operator.all("/deployments") if deployment in {each["_id"], each["name"]}]
     if len(found) != 1:
         raise Refused(f'{len(found) or "No"} deployments are called "{deployment}"; `aiwm deployments` shows their ids')
     return str(found[0])
-
-
-def _all(operator: Operator) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    while True:
-        page = operator.get("/deployments", limit=100, page=len(found) // 100 + 1)
-        found += page["data"]
-        if len(found) >= page["pagination"]["total"] or not page["data"]:
-            return found

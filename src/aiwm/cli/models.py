@@ -11,6 +11,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from aiwm.cli.operator import Operator
 from aiwm.settings import Settings
@@ -22,36 +23,29 @@ _STEP_SECONDS = 0.5
 def show(*, follow: bool) -> None:
     console = Console()
     with Operator(Settings.from_env(os.environ)) as operator:
-        models = _models(operator)
+        models = operator.all("/models")
         if not follow:
             console.print(_table(models))
             return
         with Live(_table(models), console=console, auto_refresh=False) as live:
             while any(model["status"] in COMING for model in models):
                 time.sleep(_STEP_SECONDS)
-                models = _models(operator)
+                models = operator.all("/models")
                 live.update(_table(models), refresh=True)
-
-
-def _models(operator: Operator) -> Sequence[Mapping[str, Any]]:
-    found: list[Mapping[str, Any]] = []
-    while True:
-        page = operator.get("/models", limit=100, page=len(found) // 100 + 1)
-        found += page["data"]
-        if len(found) >= page["pagination"]["total"] or not page["data"]:
-            return found
 
 
 def _table(models: Sequence[Mapping[str, Any]]) -> Table:
     table = Table("Name", "From", "Status", "Files", box=None, pad_edge=False, header_style="bold")
     for model in models:
-        table.add_row(model["name"], model.get("repository") or model["provider"], model["status"], _files(model))
+        whence = model.get("repository") or model["provider"]
+        # As text: what stands in brackets would be taken for a style.
+        table.add_row(Text(model["name"]), Text(whence), model["status"], _files(model))
     return table
 
 
 def _files(model: Mapping[str, Any]) -> RenderableType:
     if reason := model.get("errorMessage"):
-        return str(reason)
+        return Text(reason)
     download = model.get("download")
     if model["status"] in COMING and download:
         return ProgressBar(download["bytesTotal"] or 1, download["bytesDone"], width=30)

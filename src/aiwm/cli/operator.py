@@ -26,6 +26,7 @@ from aiwm.store.users import UserStore
 
 ADMIN = "admin"
 _SECONDS = 30.0
+_PAGE = 100
 
 
 class Refused(Exception):
@@ -70,6 +71,15 @@ class Operator:
 
     def get(self, path: str, **query: str | int) -> Any:
         return self._call("GET", path, params=query)
+
+    def all(self, path: str) -> list[dict[str, Any]]:
+        """Every thing of a list, page by page."""
+        found: list[dict[str, Any]] = []
+        while True:
+            page = self.get(path, limit=_PAGE, page=len(found) // _PAGE + 1)
+            found += page["data"]
+            if len(found) >= page["pagination"]["total"] or not page["data"]:
+                return found
 
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         return self._call("POST", path, json=body)
