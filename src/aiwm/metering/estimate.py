@@ -128,7 +128,7 @@ class _Reader:
         """Of the texts in it; less than 0 if it has numbers."""
         try:
             return _chars(self._decode(event), self._top.steps)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return 0  # No JSON, or not of the form that texts have.
 
 
@@ -145,9 +145,9 @@ def _chars(said: Any, steps: dict[str, _Step]) -> int:
             chars += len(value) if type(value) is str else 0
         elif step.text and not step.steps:
             chars += len(orjson.dumps(value))
-        elif step.many:
+        elif step.many and not plain:
             chars += sum([_chars(each, step.steps) for each in value])
-        elif not plain or type(value) is dict:
+        elif not step.many and (not plain or type(value) is dict):
             within = _chars(value, step.steps)
             if within < 0:
                 return -1

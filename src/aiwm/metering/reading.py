@@ -51,7 +51,7 @@ class Reading:
                     found = self._object(_top_level(element)) or found
                 return found
             return self._object(_top_level(text))
-        except (msgspec.DecodeError, orjson.JSONDecodeError, RecursionError):
+        except (msgspec.DecodeError, orjson.JSONDecodeError, UnicodeDecodeError, RecursionError):
             return False
 
     def usage_object(self, text: bytes) -> None:

@@ -179,11 +179,11 @@ def _said(event: bytes) -> _Chunk | None:
     try:
         if event.startswith(_DATA):
             return _decode(event[len(_DATA) :])  # Nearly always that line is all, and line ends are space in JSON.
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     try:
         return _decode(data_of(event.rstrip(_LINE_ENDS)))
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

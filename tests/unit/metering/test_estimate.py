@@ -69,6 +69,10 @@ DIALECTS = {
     "ping": ("anthropic", b'event: ping\ndata: {"type":"ping"}\n\n', 0),
     "done": ("openai", b"data: [DONE]\n\n", 0),
     "no json": ("openai", b'data: {"content"\n\n', 0),
+    "too deep": ("openai", b'data: {"x":' + b"[" * 5000 + b"]" * 5000 + b"}\n\n", 0),
+    "deep on the way": ("ollama", b'data: {"response":' + b'{"usage":' * 500 + b"1" + b"}" * 501 + b"\n\n", 0),
+    "invalid UTF-8": ("openai", b'data: {"choices":[{"delta":{"content":"\xff"}}]}\n\n', 0),
+    "half an emoji": ("openai", b'data: {"choices":[{"delta":{"content":"\\ud83d"}}]}\n\n', 0),
     "of another kind": ("openai", event(choices={"delta": {"content": "x"}}, content=5, delta=[1]), 0),
 }
 

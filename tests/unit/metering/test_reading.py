@@ -40,6 +40,15 @@ def test_another_thing_where_an_object_should_be_says_nothing(text: bytes):
     assert not read(openai.PROVIDER, text).found
 
 
+@pytest.mark.parametrize(
+    "text", [b'{"\xff":1,"usage":{"prompt_tokens":3}}', b'{"usage":{"\xff":1}}', b'{"model":"\xff","usage":{}}']
+)
+def test_what_is_no_utf8_says_nothing(text: bytes):
+    reading = Reading(registry.provider("openai").usage)
+    assert not reading.document(text)
+    assert not reading.found
+
+
 def test_the_records_of_a_list_are_read_one_after_the_other():
     records = (
         b'[{"usageMetadata":{"promptTokenCount":2}},\n {"modelVersion":"g","usageMetadata":'

@@ -85,6 +85,8 @@ def test_a_null_in_place_of_usage_is_taken_out_of_its_event(event: bytes, expect
         b'{"error":{"message":"usage"},"usage"',
         b'["usage",null]',
         b'{"usage":null}',
+        b'{"\xff":1,"choices":[],"usage":{"\xff":1},"\xff"}',
+        b'{"usage":null,"x":' + b"[" * 5000 + b"]" * 5000 + b"}",
         b'"usage":null',
         b"[DONE]",
     ],
@@ -216,3 +218,10 @@ _ANY = st.lists(st.builds(bytes.__add__, _LINES, _ENDS), max_size=12).map(b"".jo
 def test_where_the_network_cuts_makes_no_difference(stream: bytes, places: list[int] | None, max_event: int) -> None:
     pieces = bytewise(stream) if places is None else cut(stream, places)
     assert filtered(pieces, max_event=max_event) == filtered([stream], max_event=max_event)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.binary(max_size=30) | st.sampled_from([_USAGE, _NULL, b"data: {", b"}", b',"usage":null}\n\n'])))
+def test_any_bytes_whatever_pass(pieces: list[bytes]) -> None:
+    passed = filtered(pieces, max_event=100)
+    assert len(passed) <= sum(map(len, pieces))
