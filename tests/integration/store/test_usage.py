@@ -9,11 +9,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import Select, select, text
 
 import store_rows as rows
 from aiwm.domain.reports import DAY_MS, HOUR_MS, Dimension, Period, Place, ReportQuery, RowQuery, Span
 from aiwm.domain.usage import End, Source, Usage, UsageRow
 from aiwm.errors import Invalid
+from aiwm.store import deployments as deployments_
+from aiwm.store import usage as usage_
 from aiwm.store.database import Database
 from aiwm.store.deployments import DeploymentStore
 from aiwm.store.ledger import LedgerStore
@@ -261,3 +264,35 @@ async def test_old_rows_go_and_the_sums_of_days_and_deployments_stay(
     assert not await store.expire(MIDNIGHT)
     with pytest.raises(Invalid, match="hours are kept from"):
         await usage.report(RED, ReportQuery(span=WEEK, period=Period.HOUR))
+
+
+async def _plan(database: Database, statement: Select[Any]) -> str:
+    async with database.reading() as connection:
+        if connection.dialect.name != "sqlite":
+            pytest.skip("PostgreSQL chooses by how much there is")
+        spelled = statement.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True})
+        return "\n".join(row[-1] for row in await connection.execute(text(f"EXPLAIN QUERY PLAN {spelled}")))
+
+
+async def test_a_report_reads_the_sums_of_its_own_organization_and_time_only(database: Database) -> None:
+    query = ReportQuery(span=WEEK, by=(Dimension.USER,))
+    for period in Period:
+        plan = await _plan(database, usage_._sums(RED, query, period, WEEK))
+        assert "USING PRIMARY KEY (series_id=? AND hours=? AND start>? AND start<?)" in plan
+        assert "ix_usage_series_org_id" in plan
+        assert "SCAN" not in plan
+
+
+@pytest.mark.parametrize("equals", [{}, {"deployment": "d" * 24}, {"status": 200, "model": "gpt-4"}], ids=str)
+async def test_a_page_of_rows_is_read_in_the_order_of_an_index(database: Database, equals: dict[str, Any]) -> None:
+    plan = await _plan(database, usage_._found(RED, RowQuery(equals=equals, since=WEEK.since)))
+    assert plan.startswith("SEARCH ledger USING INDEX ix_ledger_org_hash_started_at")
+    assert "SCAN" not in plan
+    assert "TEMP B-TREE" not in plan
+
+
+async def test_the_totals_of_a_deployment_are_one_look_up(database: Database) -> None:
+    statement = select(deployments_._with_totals).where(deployments_._with_totals.c.id == "d" * 24)
+    plan = await _plan(database, statement)
+    assert "SCAN" not in plan
+    assert "deployment_id=?" in plan
