@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import add
 from typing import Any
@@ -33,8 +34,9 @@ from aiwm.store.ledger import ledger_rows, usage_row
 from aiwm.store.sums import NUMBERS
 from aiwm.store.tables import ledger, ledger_labels, usage_horizon, usage_series, usage_sums
 
-_AT_ONCE = 1000
-"""Sums that are added up, or rows that are exported, before others get their turn."""
+_SUMS_AT_ONCE = 1000
+_ROWS_AT_ONCE = 250
+"""What is read before requests get their turn."""
 
 _OF = {
     Dimension.DEPLOYMENT: usage_series.c.deployment_id,
@@ -74,15 +76,11 @@ class UsageStore:
             groups: defaultdict[_Key, _Adding] = defaultdict(_Adding)
             for period, part in whole:
                 found = await connection.stream(_sums(principal, query, period, part))
-                async for rows in found.partitions(_AT_ONCE):
+                async for rows in found.partitions(_SUMS_AT_ONCE):
                     _add_up(groups, rows, query)
                     require_bearable(len(groups))
-        return Report(
-            query=query,
-            span=span,
-            groups=[_group(query, key, adding.sums()) for key, adding in groups.items()],
-            totals=_together(groups.values()).sums(),
-        )
+        # Thousands of groups are not made in the time of requests that run.
+        return await asyncio.to_thread(_report, query, span, groups)
 
     async def rows(self, principal: Principal, query: RowQuery) -> Sequence[UsageRow]:
         async with self._database.reading() as connection:
@@ -90,7 +88,7 @@ class UsageStore:
 
     async def every(self, principal: Principal, query: RowQuery) -> AsyncIterator[UsageRow]:
         """All that match, without a limit, a few at a time: neither memory nor the database is held meanwhile."""
-        query = replace(query, limit=_AT_ONCE)
+        query = replace(query, limit=_ROWS_AT_ONCE)
         while rows := await self.rows(principal, query):
             for row in rows:
                 yield row
@@ -126,6 +124,15 @@ class _Adding:
         values: dict[str, Any] = dict(zip(NUMBERS, self.numbers, strict=True))
         usage = Usage(**{name: values.pop(name) for name in Usage.__struct_fields__})
         return Sums(usage=usage, total=self.total, first_byte=self.first_byte, **values)
+
+
+def _report(query: ReportQuery, span: Span, groups: Mapping[_Key, _Adding]) -> Report:
+    return Report(
+        query=query,
+        span=span,
+        groups=[_group(query, key, adding.sums()) for key, adding in groups.items()],
+        totals=_together(groups.values()).sums(),
+    )
 
 
 def _together(parts: Collection[_Adding]) -> _Adding:

@@ -164,7 +164,7 @@ async def test_pages_of_rows_neither_shift_nor_leave_one_out(usage: UsageStore, 
 async def test_all_rows_are_read_a_few_at_a_time(
     usage: UsageStore, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiwm.store.usage._AT_ONCE", 3)
+    monkeypatch.setattr("aiwm.store.usage._ROWS_AT_ONCE", 3)
     given = [_at(hour) for hour in range(7)]
     await _add(database, *given)
     query = RowQuery(since=MIDNIGHT + HOUR_MS, until=MIDNIGHT + 6 * HOUR_MS)
