@@ -249,8 +249,8 @@ async def running(
             _background(api_keys.watch_uses()),
             _background(retention.watch(ledger.expire, keep_days=settings.ledger_days, clock=clock)),
             _closing(downloads),
+            _background(downloads.watch()),
         ):
-            await downloads.resume()
             api = application(
                 title="AIWM",
                 description=GATEWAY,

@@ -50,10 +50,14 @@ class Downloads:
             except Invalid as error:
                 raise Invalid([f"{'repository' if place.path is None else 'downloadPath'}: {error}"]) from error
 
-    async def resume(self) -> None:
-        """At start: all that any model waits for."""
-        for place in await self._store.waited_for():
-            self.begin(place)
+    async def watch(self, *, every_seconds: float = 5.0) -> None:
+        """Begins what models wait for and nobody here fetches: what an AIWM that died left, or another one took in."""
+        while True:
+            with suppress(Unavailable):
+                for place in await self._store.waited_for():
+                    if place not in self._tasks:
+                        self.begin(place)
+            await asyncio.sleep(every_seconds)
 
     def begin(self, place: Place) -> None:
         """A model waits for these files from now on; the caller has written that before."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -225,12 +226,36 @@ async def test_what_is_under_way_when_aiwm_stops_goes_on_at_the_next_start(datab
     assert (await before.now(models[0])).status is ModelStatus.DOWNLOADING
 
     after = Office(database, tmp_path)
-    await after.downloads.resume()
-    for fetching in await after.fetching(2):
+    async with watching(after):
+        for fetching in await after.fetching(2):
+            fetching.outcome.set_result(Fetched("/models/a", 10))
+        for model in models:
+            await after.until(model, ModelStatus.ACTIVE)
+
+
+@asynccontextmanager
+async def watching(office: Office) -> AsyncIterator[None]:
+    task = asyncio.create_task(office.downloads.watch(every_seconds=0.05))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await office.downloads.aclose()
+
+
+async def test_what_another_aiwm_on_the_database_takes_in_is_fetched_by_the_one_that_fetches(
+    database: Database, tmp_path: Path
+) -> None:
+    door, worker = Office(database, tmp_path, at_once=0), Office(database, tmp_path)
+    async with watching(worker), watching(door):
+        model = await door.model()
+        [fetching] = await worker.fetching()
+        fetching.tell(Told(5, 10, "a"))
+        await door.until(model, ModelStatus.DOWNLOADING)
         fetching.outcome.set_result(Fetched("/models/a", 10))
-    for model in models:
-        await after.until(model, ModelStatus.ACTIVE)
-    await after.downloads.aclose()
+        await door.until(model, ModelStatus.ACTIVE)
+        assert (door.hub.started, worker.hub.started) == (0, 1)
 
 
 async def test_an_aiwm_that_is_told_to_fetch_nothing_leaves_models_in_line(database: Database, tmp_path: Path) -> None:
