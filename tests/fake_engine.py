@@ -24,6 +24,8 @@ parser.add_argument("--dies", type=float, default=0, help="seconds after which i
 parser.add_argument("--broken", action="store_true", help="says why, and ends")
 parser.add_argument("--child", action="store_true", help="has a child in its group")
 parser.add_argument("--stray", action="store_true", help="has a child in a session of its own")
+parser.add_argument("--host", default="127.0.0.1")
+parser.add_argument("--on-ray", action="store_true", help="to be told from others")
 parser.add_argument("--ctx-size", type=int, default=0)
 given = parser.parse_args()
 
@@ -73,4 +75,4 @@ class Handler(BaseHTTPRequestHandler):
 
 
 ThreadingHTTPServer.request_queue_size = 128
-ThreadingHTTPServer(("127.0.0.1", given.port), Handler).serve_forever()
+ThreadingHTTPServer((given.host, given.port), Handler).serve_forever()

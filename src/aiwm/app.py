@@ -25,7 +25,7 @@ from aiwm.control.deployments import Deployments
 from aiwm.control.downloads import Downloads
 from aiwm.control.engines import Engines
 from aiwm.control.models import Models
-from aiwm.control.nodes import Nodes
+from aiwm.control.nodes import Nodes, own_id
 from aiwm.control.organizations import Organizations
 from aiwm.control.repricing import Difference, reprice
 from aiwm.control.secrets import Resealed, reseal
@@ -37,6 +37,7 @@ from aiwm.domain import times
 from aiwm.domain.times import Clock
 from aiwm.domain.usage import UsageRow
 from aiwm.engines.process import PASSED_ON, ProcessDriver
+from aiwm.engines.ray import RayDriver
 from aiwm.engines.registry import kinds
 from aiwm.errors import StartError, Unavailable
 from aiwm.files.folders import Folders
@@ -158,6 +159,7 @@ async def running(
 
         table = TargetTable()
         driver = ProcessDriver(settings.data_dir / "engines", _passed_on(variable))
+        cluster = _cluster(settings, health)
         nodes = Nodes(
             store=NodeStore(database),
             resources=ResourceStore(database),
@@ -165,6 +167,7 @@ async def running(
             kinds=kinds(settings.engines_file),
             folder=settings.data_dir,
             path=driver.path,
+            cluster=cluster,
             clock=clock,
         )
         await nodes.enroll()
@@ -186,6 +189,7 @@ async def running(
             targets=targets,
             nodes=nodes,
             driver=driver,
+            cluster=cluster,
             http=health,
             folder=settings.data_dir / "engines",
             drain_seconds=settings.drain_seconds,
@@ -241,6 +245,7 @@ async def running(
             nullcontext() if iam is None else _closing(iam),
             engines.running(),
             _background(nodes.watch()),
+            _background(nodes.watch_cluster()),
             _closing(Upstream(policy=policy)) as upstream,
             _journaling(journal),
             _background(watch(journals, add)),
@@ -394,6 +399,14 @@ def _box(settings: Settings) -> SecretBox:
 def _passed_on(variable: Callable[[str], str | None]) -> dict[str, str]:
     """What engines see of the server's environment."""
     return {name: value for name in PASSED_ON if (value := variable(name)) is not None}
+
+
+def _cluster(settings: Settings, http: httpx2.AsyncClient) -> RayDriver | None:
+    if not settings.ray_address:
+        return None
+    token = "" if settings.ray_token is None else settings.ray_token.get_secret_value()
+    folder = settings.data_dir / "engines"
+    return RayDriver(settings.ray_address, token=token, folder=folder, mark=own_id(settings.data_dir), http=http)
 
 
 def _own_key(settings: Settings) -> OwnKey | SharedSecret | None:

@@ -103,6 +103,10 @@ class Settings(BaseModel):
     journal_fsync_ms: Annotated[int, Field(ge=0, le=10_000)] = 50
     """Milliseconds of bookings that a power cut may take. 0 makes each one durable before the answer ends."""
 
+    ray_address: str = ""
+    """URL of a Ray cluster's dashboard (`http://head:8265`): engines run there unless a deployment says `nodeId`."""
+    ray_token: SecretStr | None = None
+    """Token that the Ray cluster asks for."""
     engines_file: Path | None = None
     """TOML file with kinds of engines of the operator's own, or others in the place of AIWM's."""
     hold_seconds: Seconds = 120.0
@@ -178,7 +182,7 @@ class Settings(BaseModel):
             raise ValueError("must begin with postgresql+asyncpg:// or sqlite+aiosqlite:///")
         return value
 
-    @field_validator("public_url", "jwks_url")
+    @field_validator("public_url", "jwks_url", "ray_address")
     @classmethod
     def _http_url(cls, value: str) -> str:
         if value and not value.startswith(("http://", "https://")):

@@ -27,10 +27,11 @@ from aiwm.control.targets import Targets
 from aiwm.domain.deployments import WANTED, Deployment, DeploymentStatus
 from aiwm.domain.models import Model
 from aiwm.domain.times import Clock
-from aiwm.engines.driver import Engine, EngineSpec
+from aiwm.engines.driver import Driver, Engine, EngineSpec
 from aiwm.engines.kinds import EngineKind
 from aiwm.engines.lines import Lines, followed
 from aiwm.engines.process import ProcessDriver
+from aiwm.engines.ray import RayDriver
 from aiwm.engines.replica import PAUSES, Replica, State
 from aiwm.errors import Invalid, Unavailable
 from aiwm.store.deployments import DeploymentStore
@@ -66,6 +67,7 @@ class Engines:
         targets: Targets,
         nodes: Nodes,
         driver: ProcessDriver,
+        cluster: RayDriver | None,
         http: httpx2.AsyncClient,
         folder: Path,
         drain_seconds: float,
@@ -79,6 +81,7 @@ class Engines:
         self.targets = targets
         self.nodes = nodes
         self.driver = driver
+        self.cluster = cluster
         self.http = http
         self.drain_seconds = drain_seconds
         self.clock = clock
@@ -131,12 +134,14 @@ class Engines:
     async def _run(self) -> None:
         async with _alone(self._folder / "lock"):
             found: dict[str, list[Engine]] = defaultdict(list)
-            for engine in await self.driver.found():
-                found[engine.name.deployment_id].append(engine)
+            drivers: list[Driver] = [self.driver] if self.cluster is None else [self.driver, self.cluster]
+            for driver in drivers:
+                for engine in await driver.found():
+                    found[engine.name.deployment_id].append(engine)
             first = True
             while True:
                 try:
-                    rows = await self.deployments.placed(self.nodes.here.id)
+                    rows = await self.deployments.kept_by(self.nodes.here.id)
                     if first:
                         await self.driver.sweep({row.id for row in await self.deployments.all()})
                 except Unavailable:
@@ -227,7 +232,7 @@ class _Owner:
     async def _step(self) -> float | None:
         """Does what is to do; answers after how long there may be more, None when news will tell, 0 for never."""
         row = await self._house.deployments.by_id(self._id)
-        if row is None or row.node_id != self._house.nodes.here.id or row.status not in {*WANTED, _STOPPING}:
+        if row is None or row.keeper_id != self._house.nodes.here.id or row.status not in {*WANTED, _STOPPING}:
             await self._stop_all()
             return 0
         if row.status is DeploymentStatus.STOPPING:
@@ -243,10 +248,14 @@ class _Owner:
             await self._give_up(row, str(error))
             return 0
         self._hosted = self._house.targets.hosted(row)
-        self._take_over(self._plan)
-        until_idle = await self._sleep_if_idle(self._plan)
-        if not self._asleep:
-            self._fill(self._plan)
+        try:
+            self._take_over(self._plan)
+            until_idle = await self._sleep_if_idle(self._plan)
+            if not self._asleep:
+                self._fill(self._plan)
+        except Invalid as error:
+            await self._give_up(row, str(error))
+            return 0
         self._publish()
         return await self._tell(self._plan) or until_idle
 
@@ -257,17 +266,23 @@ class _Owner:
         if model.download_path is None or row.placement is None:
             raise Invalid(f'The files of model "{model.name}" are not there')
         kind = self._house.nodes.kind(model)
-        gpus = row.placement.gpus
+        gpus, need = row.placement.gpus, row.placement.need
         each = len(gpus) // row.replicas
-        has_gpus = bool(self._house.nodes.here.facts.gpus)
+        has_gpus = bool(self._house.nodes.here.facts.gpus) and not row.placement.on_cluster
         specs = [
-            kind.spec(
-                path=Path(model.download_path),
-                name=repository_name(model),
-                file_name=model.file_name,
-                model_type=model.type,
-                arguments=row.arguments,
-                gpus=gpus[slot * each : (slot + 1) * each] if has_gpus else None,
+            replace(
+                kind.spec(
+                    path=Path(model.download_path),
+                    name=repository_name(model),
+                    file_name=model.file_name,
+                    model_type=model.type,
+                    arguments=row.arguments,
+                    gpus=gpus[slot * each : (slot + 1) * each] if has_gpus else None,
+                ),
+                gpus=need.gpus // row.replicas,
+                cpus=need.cpus / row.replicas,
+                memory_bytes=need.memory_bytes // row.replicas,
+                host=row.placement.host,
             )
             for slot in range(row.replicas)
         ]
@@ -285,13 +300,21 @@ class _Owner:
             self._id,
             slot,
             spec,
-            driver=self._house.driver,
+            driver=self._driver(),
             http=self._house.http,
             changed=self._changed,
             engine=engine,
             pauses=self._house.pauses,
         )
         self._replicas.append(replica)
+
+    def _driver(self) -> Driver:
+        placement = None if self._plan is None else self._plan.row.placement
+        if placement is None or not placement.on_cluster:
+            return self._house.driver
+        if self._house.cluster is None:
+            raise Invalid("It runs on a Ray cluster, and none is set: AIWM_RAY_ADDRESS")
+        return self._house.cluster
 
     def _changed(self) -> None:
         """A replica's state: requests must not wait for the database to be told."""

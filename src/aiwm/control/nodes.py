@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from aiwm.domain.pages import Page, PageQuery
 from aiwm.domain.times import Clock
 from aiwm.domain.users import Principal, Role
 from aiwm.engines import machine
+from aiwm.engines.driver import EngineFailed
 from aiwm.engines.kinds import EngineKind
+from aiwm.engines.ray import RayDriver, RayNode
 from aiwm.errors import Conflict, Invalid, NotFound, StartError, Unavailable
 from aiwm.store.deployments import DeploymentStore
 from aiwm.store.nodes import NodeStore, ResourceStore
@@ -61,17 +64,21 @@ class Nodes:
         kinds: Mapping[str, EngineKind],
         folder: Path,
         path: str,
+        cluster: RayDriver | None,
         clock: Clock,
     ) -> None:
         self._store = store
         self._resources = resources
         self._deployments = deployments
         self._kinds = kinds
+        self._cluster = cluster
+        self._of_cluster: dict[str, tuple[Node, str]] = {}
+        """The nodes of the cluster, as Ray told last, and their addresses."""
         self._folder = folder
         self._clock = clock
         now = clock()
         self.here = Node(
-            id=_own_id(folder),
+            id=own_id(folder),
             kind="machine",
             name=socket.gethostname(),
             status=NodeStatus.ONLINE,
@@ -100,10 +107,47 @@ class Nodes:
             except Unavailable:
                 _log.warning("the database is away: this machine's readings are not written")
 
+    async def watch_cluster(self) -> None:
+        """Keeps what Ray says of its nodes, until cancelled."""
+        while self._cluster is not None:
+            try:
+                told = await self._cluster.nodes()
+            except EngineFailed as error:
+                _log.warning("the cluster can't be seen", reason=str(error))
+                told = []
+            with suppress(Unavailable):
+                await self._take_cluster(told)
+            await asyncio.sleep(READING_SECONDS)
+
+    async def _take_cluster(self, told: Sequence[RayNode]) -> None:
+        """Whom Ray does not name any more is offline, too."""
+        now, seen = self._clock(), set()
+        for each in told:
+            seen.add(each.id)
+            before = self._of_cluster.get(each.id)
+            status = NodeStatus.ONLINE if each.alive else NodeStatus.OFFLINE
+            node = Node(
+                id=each.id,
+                kind="ray",
+                name=each.name,
+                status=status,
+                facts=replace(each.facts, engines=tuple(self._kinds)),
+                readings=each.readings,
+                seen_at=now if each.alive else 0 if before is None else before[0].seen_at,
+                created_at=now if before is None else before[0].created_at,
+            )
+            self._of_cluster[each.id] = node, each.address
+            if before is None or before[0].status is not status or self._store.is_shared:
+                await self._store.save(node if each.alive else replace(node, seen_at=0))
+        for id_, (node, address) in self._of_cluster.items():
+            if id_ not in seen and node.status is NodeStatus.ONLINE:
+                self._of_cluster[id_] = replace(node, status=NodeStatus.OFFLINE), address
+                await self._store.save(replace(node, seen_at=0))
+
     async def list(self, principal: Principal, query: PageQuery) -> Page[Node]:
         principal.require(Role.VIEWER)
         page = await self._store.list(query, seen_since=self._seen_since())
-        return replace(page, items=[self.here if node.id == self.here.id else node for node in page.items])
+        return replace(page, items=[self._as_known(node) for node in page.items])
 
     async def get(self, principal: Principal, node_id: str) -> Node:
         principal.require(Role.VIEWER)
@@ -194,10 +238,12 @@ class Nodes:
         kind = self.kind(model)
         kind.check(deployment.arguments)
         resource = await self._resource(principal, deployment)
+        need = _need(kind, model, deployment, resource)
+        if on_cluster := self._place_on_cluster(deployment, resource, model, need):
+            return on_cluster
         node = await self._node(deployment, resource)
         if kind.name not in node.facts.engines:
             raise Invalid(f'{kind.name} is not installed on node "{node.name}": {kind.install or "install it there"}')
-        need = _need(kind, model, deployment, resource)
         taken = [
             other.placement
             for other in await self._deployments.placed(node.id)
@@ -206,7 +252,35 @@ class Nodes:
         placement = place(node.facts, taken, need)
         if isinstance(placement, str):
             raise Invalid(f'Model "{model.name}" does not fit on node "{node.name}": {placement}')
-        return replace(deployment, node_id=node.id, placement=placement)
+        return replace(deployment, node_id=node.id, keeper_id=self.here.id, placement=placement)
+
+    def _place_on_cluster(
+        self, deployment: Deployment, resource: Resource | None, model: Model, need: Need
+    ) -> Deployment | None:
+        """None when it is not for the cluster. Ray finds the place; whether there can be one is known here."""
+        wanted = deployment.node_id if resource is None else resource.node_id
+        found = self._of_cluster.get(wanted or "")
+        if self._cluster is None or (wanted is not None and found is None):
+            return None
+        if found is not None and found[0].status is not NodeStatus.ONLINE:
+            raise Invalid(f'Node "{found[0].name}" is offline')
+        online = [node for node, _ in self._of_cluster.values() if node.status is NodeStatus.ONLINE]
+        candidates = online if found is None else [found[0]]
+        one = replace(
+            need,
+            gpus=need.gpus // deployment.replicas,
+            memory_bytes=need.memory_bytes // deployment.replicas,
+            cpus=need.cpus / deployment.replicas,
+            gpu_memory_bytes=0,  # Ray does not say how much its GPUs have.
+        )
+        answers = [place(node.facts, [], one) for node in candidates]
+        if not any(isinstance(answer, Placement) for answer in answers):
+            missing = "; ".join(
+                f'on node "{node.name}" {answer}' for node, answer in zip(candidates, answers, strict=True)
+            )
+            raise Invalid(f'Model "{model.name}" does not fit on the cluster: {missing or "it has no node online"}')
+        placement = Placement(need=need, on_cluster=True, host="" if found is None else found[1])
+        return replace(deployment, node_id=wanted, keeper_id=self.here.id, placement=placement)
 
     def kind(self, model: Model) -> EngineKind:
         """The engine of a self-hosted model."""
@@ -217,6 +291,8 @@ class Nodes:
 
     def fits_beside(self, placement: Placement) -> bool:
         """Whether another engine may run beside the one that has this place, for as long as they change over."""
+        if placement.on_cluster:
+            return not placement.need.gpus
         return not placement.gpus and self.here.readings.memory_free_bytes > placement.need.memory_bytes
 
     async def _resource(self, principal: Principal, deployment: Deployment) -> Resource | None:
@@ -243,7 +319,13 @@ class Nodes:
     async def _known(self, node_id: str) -> Node | None:
         if node_id == self.here.id:
             return self.here
-        return await self._store.get(node_id, seen_since=self._seen_since())
+        node = await self._store.get(node_id, seen_since=self._seen_since())
+        return node and self._as_known(node)
+
+    def _as_known(self, node: Node) -> Node:
+        """What is known here is newer than what is written."""
+        known = self._of_cluster.get(node.id)
+        return self.here if node.id == self.here.id else node if known is None else known[0]
 
     def _seen_since(self) -> int:
         return self._clock() - OFFLINE_SECONDS * 1000
@@ -273,7 +355,7 @@ def _need(kind: EngineKind, model: Model, deployment: Deployment, resource: Reso
     return replace(one, gpus=one.gpus * times, cpus=one.cpus * times, memory_bytes=one.memory_bytes * times)
 
 
-def _own_id(folder: Path) -> str:
+def own_id(folder: Path) -> str:
     """Who this machine is, from the first start on."""
     path = folder / "node-id"
     try:

@@ -112,7 +112,7 @@ class Targets:
 
     def _entry(self, deployment: Deployment, model: Model | None) -> Target | Resting | Hosted:
         if model is not None and deployment.is_hosted and deployment.status in WANTED:
-            if deployment.node_id == self._here:
+            if deployment.keeper_id == self._here:
                 return self.hosted(deployment)
             return Resting(deployment.org_id, WrongState("Deployment runs on another machine; ask the AIWM there"))
         if deployment.status is not DeploymentStatus.RUNNING or model is None:

@@ -91,6 +91,8 @@ class Deployment:
     replicas: int = 1
     idle_timeout: int | None = None
     """Seconds without a request after which the engines are stopped; the next request starts them."""
+    keeper_id: str | None = None
+    """The machine whose AIWM looks after its engines."""
     placement: Placement | None = None
     """What it was given of its node."""
     status: DeploymentStatus

@@ -107,6 +107,10 @@ class Placement:
     need: Need
     gpus: Sequence[int] = ()
     """Their numbers on the node; nobody else gets them."""
+    on_cluster: bool = False
+    """It is Ray that finds the node, and the GPUs there."""
+    host: str = ""
+    """The node of the cluster that it must be; empty: any."""
 
 
 def place(facts: Facts, taken: Iterable[Placement], need: Need) -> Placement | str:

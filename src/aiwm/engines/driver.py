@@ -7,9 +7,11 @@ says when it has ended and how, and finds again what an earlier AIWM started.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import orjson
@@ -36,6 +38,12 @@ class EngineSpec:
     """What it gets from its start until it is ready."""
     stop_seconds: float
     """What it gets to end by itself when it is asked to."""
+    gpus: int = 0
+    cpus: float = 0
+    memory_bytes: int = 0
+    """What a cluster is asked for; on this machine places are found by AIWM itself."""
+    host: str = ""
+    """The node of a cluster that it shall be on; empty: any."""
 
     @property
     def fingerprint(self) -> str:
@@ -48,6 +56,25 @@ class EngineSpec:
         words = {**self.words, **values}
         environment = {variable: filled(value, words) for variable, value in self.environment.items()}
         return [filled(word, words) for word in self.command], environment
+
+
+def write_record(path: Path, facts: Mapping[str, object]) -> None:
+    """Whole or not at all, and for nobody else: the key is in it."""
+    fresh = path.with_suffix(".new")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.write(descriptor, orjson.dumps(facts))
+    finally:
+        os.close(descriptor)
+    fresh.replace(path)
+
+
+def recorded_key(path: Path) -> str:
+    """Empty when there is no such record any more."""
+    try:
+        return str(orjson.loads(path.read_bytes())["key"])
+    except (OSError, ValueError, KeyError):
+        return ""
 
 
 def filled(text: str, words: Mapping[str, str]) -> str:

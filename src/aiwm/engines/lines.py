@@ -42,9 +42,13 @@ class Lines:
 
     def note(self, text: str) -> None:
         """A line of ours among the engine's."""
+        self.append(f"[aiwm] {text}\n".encode())
+
+    def append(self, data: bytes) -> None:
+        """What an engine wrote elsewhere."""
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            os.write(descriptor, f"[aiwm] {text}\n".encode())
+            os.write(descriptor, data)
         finally:
             os.close(descriptor)
 

@@ -15,6 +15,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--model", required=True)
     parser.add_argument("--name", required=True)
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--ctx-size", type=int, default=0)
     parser.add_argument("--parallel", type=int, default=4)
@@ -28,7 +29,7 @@ def main() -> None:
     params = xllamacpp.CommonParams()
     params.model.path = given.model
     params.model_alias = {given.name}
-    params.hostnames = ["127.0.0.1"]
+    params.hostnames = [given.host]
     params.port = given.port
     params.api_keys = [os.environ["LLAMA_API_KEY"]]
     params.n_ctx = given.ctx_size

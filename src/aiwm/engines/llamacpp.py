@@ -9,7 +9,15 @@ KIND = EngineKind(
     name="llamacpp",
     provider="llamacpp",
     # -P: the folder of the script holds files of ours that are called like other people's packages.
-    command=("{python}", "-P", "{engines}/llama_server.py", "--model={model}", "--name={name}", "--port={port}"),
+    command=(
+        "{python}",
+        "-P",
+        "{engines}/llama_server.py",
+        "--model={model}",
+        "--name={name}",
+        "--host={host}",
+        "--port={port}",
+    ),
     module="xllamacpp",
     environment={"LLAMA_API_KEY": "{key}"},
     for_types={"embedding": ("--embeddings",)},

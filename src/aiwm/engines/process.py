@@ -23,7 +23,7 @@ import orjson
 import structlog
 
 from aiwm.engines import pids
-from aiwm.engines.driver import EngineFailed, EngineName, EngineSpec, filled
+from aiwm.engines.driver import EngineFailed, EngineName, EngineSpec, filled, recorded_key, write_record
 from aiwm.engines.kinds import EngineKind
 from aiwm.engines.lines import Lines
 from aiwm.engines.pids import Pid
@@ -100,9 +100,8 @@ class ProcessDriver:
         return sorted(int(path.stem) for path in (self._folder / deployment_id).glob("*.log"))
 
     def keys(self, deployment_id: str) -> Sequence[str]:
-        """Those of its engines that run."""
-        records = (self._recorded(path) for path in (self._folder / deployment_id).glob("*-*.json"))
-        return [engine.key for engine in records if engine is not None]
+        """Those of its engines that run, here or on a cluster."""
+        return [key for path in (self._folder / deployment_id).glob("*-*.*") if (key := recorded_key(path))]
 
     async def start(self, name: EngineName, spec: EngineSpec) -> ProcessEngine:
         try:
@@ -124,7 +123,7 @@ class ProcessDriver:
         lines.note(f"starts {Path(program).name}")
         record = folder / f"{name.slot}-{name.serial}.json"
         facts = {"port": port, "key": key, "fingerprint": spec.fingerprint}
-        _write(record, facts)
+        write_record(record, facts)
         try:
             with (folder / f"{name.slot}.log").open("ab") as output:
                 process = subprocess.Popen(  # noqa: S603 - the command is the engine file's, never a caller's
@@ -142,7 +141,7 @@ class ProcessDriver:
         # It is watched by its number from here on, and outlives this object: Popen must not wait for it.
         process.returncode = 0
         pid = Pid.of(process.pid) or Pid(process.pid, "")
-        _write(record, facts | {"pid": pid.number, "began": pid.began})
+        write_record(record, facts | {"pid": pid.number, "began": pid.began})
         return ProcessEngine(name, pid, record=record, lines=lines, port=port, key=key, fingerprint=spec.fingerprint)
 
     async def found(self) -> Sequence[ProcessEngine]:
@@ -200,14 +199,3 @@ def installed(kind: EngineKind, path: str) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def _write(path: Path, facts: Mapping[str, object]) -> None:
-    """Whole or not at all, and for nobody else: the key is in it."""
-    fresh = path.with_suffix(".new")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        os.write(descriptor, orjson.dumps(facts))
-    finally:
-        os.close(descriptor)
-    fresh.replace(path)

@@ -100,6 +100,12 @@ class DeploymentStore:
         async with self._database.reading() as connection:
             return [_deployment(row) for row in await connection.execute(select(_with_totals).where(*where))]
 
+    async def kept_by(self, node_id: str) -> Sequence[Deployment]:
+        """What the AIWM of this machine looks after, here or on a cluster."""
+        where = (_with_totals.c.keeper_id == node_id, _with_totals.c.status.in_(USING_ITS_MODEL))
+        async with self._database.reading() as connection:
+            return [_deployment(row) for row in await connection.execute(select(_with_totals).where(*where))]
+
     async def of_resource(self, resource_id: str) -> Sequence[str]:
         """The names of those that take a place in a resource."""
         where = (_with_totals.c.resource_id == resource_id, _with_totals.c.status.in_(USING_ITS_MODEL))
@@ -202,4 +208,4 @@ def _deployment(row: Row[Any]) -> Deployment:
 
 def _placement(text: str) -> Placement:
     given = orjson.loads(text)
-    return Placement(need=Need(**given["need"]), gpus=tuple(given["gpus"]))
+    return Placement(**given | {"need": Need(**given["need"]), "gpus": tuple(given["gpus"])})

@@ -163,6 +163,7 @@ deployments = Table(
     Column("arguments", Text, nullable=False),
     Column("replicas", Integer, nullable=False),
     Column("idle_timeout", Integer),
+    Column("keeper_id", _ID),
     Column("placement", Text),
     Column("status", String(16), nullable=False),
     Column("error_message", Text),

@@ -43,7 +43,7 @@ def test_llamacpp_is_our_own_interpreter() -> None:
     command = _run("llamacpp", ctx_size=512)
     assert command[1] == "-P"
     assert command[2].endswith("/engines/llama_server.py")
-    assert command[3:] == [f"--model={__file__}", "--name=llama", "--port=4000", "--ctx-size=512"]
+    assert command[3:] == [f"--model={__file__}", "--name=llama", "--host=127.0.0.1", "--port=4000", "--ctx-size=512"]
 
 
 def test_ollama_is_told_by_its_environment() -> None:
@@ -68,7 +68,7 @@ def test_no_key_stands_in_a_command(kind: EngineKind) -> None:
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
 def test_every_kind_listens_on_the_loopback(kind: EngineKind) -> None:
     words = [*kind.command, *kind.environment.values()]
-    assert any("{host}" in word for word in words) or kind.name == "llamacpp"
+    assert any("{host}" in word for word in words)
     assert any("{port}" in word for word in words)
 
 

@@ -142,6 +142,7 @@ def upgrade() -> None:
         sa.Column("arguments", sa.Text(), nullable=False),
         sa.Column("replicas", sa.Integer(), nullable=False),
         sa.Column("idle_timeout", sa.Integer(), nullable=True),
+        sa.Column("keeper_id", sa.String(length=24), nullable=True),
         sa.Column("placement", sa.Text(), nullable=True),
         sa.Column("status", sa.String(length=16), nullable=False),
         sa.Column("error_message", sa.Text(), nullable=True),
