@@ -1,6 +1,6 @@
 """Engines and the gateway killed at random, in whatever state they are: what is said of deployments stays true.
 
-AIWM_TEST_KILLS is the number of kills; a run of 500 takes about a quarter of an hour.
+TEST_KILLS is the number of kills; a run of 500 takes about a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pytest
 from engines import KIND, engines_of, nothing_left, processes_of
 from gateway import Caller, Gateway
 
-KILLS = int(os.environ.get("AIWM_TEST_KILLS", "20"))
+KILLS = int(os.environ.get("TEST_KILLS", "20"))
 STUCK_SECONDS = 30
 PASSING = {"queued", "deploying", "stopping"}
 

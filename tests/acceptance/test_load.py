@@ -17,7 +17,7 @@ from engines import KIND, engines_of, nothing_left
 from gateway import Caller, Gateway
 
 RATE = 50
-SECONDS = float(os.environ.get("AIWM_TEST_LOAD_SECONDS", "2"))
+SECONDS = float(os.environ.get("TEST_LOAD_SECONDS", "2"))
 """How long it goes on after each event."""
 
 

@@ -115,7 +115,8 @@ def test_from_a_file_to_an_answer_with_exact_usage(gateway: Gateway, admin: Call
 def test_the_logs_are_followed_on_the_command_line(gateway: Gateway, admin: Caller, folder: Path) -> None:
     deployment = deployed(admin, registered(admin, folder / "tiny.gguf"), arguments={"ctx-size": 512})
     until(admin, f"/deployments/{deployment}", "running")
-    environment = {**os.environ, "AIWM_DATA_DIR": str(gateway.folder), "AIWM_PORT": str(gateway.port)}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AIWM_")}
+    environment |= {"AIWM_DATA_DIR": str(gateway.folder), "AIWM_PORT": str(gateway.port)}
     command = [sys.executable, "-m", "aiwm", "deployments", "logs", "-f", deployment]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as following:
         assert following.stdout is not None

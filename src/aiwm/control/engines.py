@@ -132,6 +132,14 @@ class Engines:
             await asyncio.gather(*(owner.end(stop=self.stops_at_end()) for owner in owners))
 
     async def _run(self) -> None:
+        while True:
+            try:
+                await self._look_after_all()
+            except Exception:  # noqa: BLE001 - else no engine would be looked after any more
+                _log.exception("engines could not be looked after")
+                await asyncio.sleep(_SWEEP_SECONDS)
+
+    async def _look_after_all(self) -> None:
         async with _alone(self._folder / "lock"):
             found: dict[str, list[Engine]] = defaultdict(list)
             drivers: list[Driver] = [self.driver] if self.cluster is None else [self.driver, self.cluster]
@@ -151,7 +159,8 @@ class Engines:
                     first = False
                     self._at_work = True
                     for deployment_id in {*found, *(row.id for row in rows)}:
-                        self._own(deployment_id, found[deployment_id])
+                        if deployment_id not in self._owners:
+                            self._own(deployment_id, found[deployment_id])
                 for row in rows:
                     if row.id not in self._owners:
                         self._own(row.id, ())

@@ -157,12 +157,12 @@ class ProcessDriver:
 
     def _recorded(self, record: Path) -> ProcessEngine | None:
         slot, _, serial = record.stem.partition("-")
-        name = EngineName(record.parent.name, int(slot), serial)
         try:
+            name = EngineName(record.parent.name, int(slot), serial)
             facts = orjson.loads(record.read_bytes())
             pid = Pid(facts["pid"], facts["began"])
             port, key, fingerprint = facts["port"], facts["key"], facts["fingerprint"]
-        except (ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return None
         # A dead one may have left some of its family: who takes it over finds it ended, and stops what is left.
         lines = self.lines(name.deployment_id, name.slot, secret=key)

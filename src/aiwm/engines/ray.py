@@ -156,8 +156,8 @@ class RayDriver:
         engines = []
         for record in sorted(self._folder.glob("*/*-*.ray")):
             slot, _, serial = record.stem.partition("-")
-            name = EngineName(record.parent.name, int(slot), serial)
-            with contextlib.suppress(ValueError, KeyError):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                name = EngineName(record.parent.name, int(slot), serial)
                 facts = orjson.loads(record.read_bytes())
                 port, key, fingerprint = facts["port"], facts["key"], facts["fingerprint"]
                 engines.append(RayEngine(self, name, record=record, port=port, key=key, fingerprint=fingerprint))
@@ -188,8 +188,10 @@ class RayDriver:
     async def nodes(self) -> Sequence[RayNode]:
         """Those that live, and those that have died lately."""
         answer = await self.ask("GET", "/api/v0/nodes?detail=1&limit=1000")
-        rows = (((answer or {}).get("data") or {}).get("result") or {}).get("result") or ()
-        return [_node(row) for row in rows]
+        try:
+            return [_node(row) for row in answer["data"]["result"]["result"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise EngineFailed("Ray's list of its nodes can't be read: is it another version?") from error
 
     async def ask(self, method: str, path: str, **request: Any) -> Any:
         """The answer; None when there is no such thing. Raises EngineFailed when Ray refuses, or does not answer."""
@@ -204,7 +206,10 @@ class RayDriver:
         if answer.status_code >= 400:
             said = answer.text.strip().splitlines()
             raise EngineFailed(f"Ray answers {answer.status_code}: {said[-1][:300] if said else 'nothing'}")
-        return orjson.loads(answer.content) if answer.content else None
+        try:
+            return orjson.loads(answer.content) if answer.content else None
+        except ValueError as error:
+            raise EngineFailed(f"What answers at {self._address} is not Ray.") from error
 
 
 def _job(mark: str, name: EngineName) -> str:

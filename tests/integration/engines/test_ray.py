@@ -1,6 +1,6 @@
 """A real Ray cluster of two nodes on this machine: an engine on it, and the node under it killed.
 
-Ray is not among the locked dependencies: it is large, and AIWM itself does not use it. AIWM_TEST_RAY names the `ray`
+Ray is not among the locked dependencies: it is large, and AIWM itself does not use it. TEST_RAY names the `ray`
 program of an environment that has `ray[default]`; without it these tests are skipped.
 """
 
@@ -24,10 +24,10 @@ from engines import KIND, PROGRAM
 from gateway import free_ports
 from inside import Caller, Inside, inside
 
-RAY = os.environ.get("AIWM_TEST_RAY", "")
+RAY = os.environ.get("TEST_RAY", "")
 
 pytestmark = [
-    pytest.mark.skipif(not RAY, reason="AIWM_TEST_RAY does not name a ray program"),
+    pytest.mark.skipif(not RAY, reason="TEST_RAY does not name a ray program"),
     pytest.mark.timeout(400),
 ]
 

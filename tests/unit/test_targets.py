@@ -1,0 +1,131 @@
+"""Who gets a seat at an engine, and who waits for one."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from aiwm.errors import Unavailable, WrongState
+from aiwm.providers import registry
+from aiwm.targets import Hosted, Target
+from aiwm.wire.origins import Origin, Timeouts
+from aiwm.wire.urls import BaseUrl
+
+
+def _target(port: int) -> Target:
+    return Target(
+        deployment_id="d",
+        org_id="red",
+        model_id="m",
+        provider=registry.provider("openai"),
+        base=BaseUrl(Origin("http", "127.0.0.1", port, ours=True), "", b""),
+        lines=b"",
+        replaced=frozenset(),
+        defaults=(),
+        query=(),
+        secrets=(),
+        model="m",
+        aliases=frozenset(),
+        allowed=None,
+        timeouts=Timeouts(1, 1, 1),
+    )
+
+
+def _hosted(**given: Any) -> tuple[Hosted, list[int]]:
+    woken: list[int] = []
+    given = {"hold_seconds": 5, "most_waiting": 10} | given
+    return Hosted("red", wake=lambda: woken.append(1), **given), woken
+
+
+async def test_the_one_with_the_least_to_do_is_lent() -> None:
+    hosted, _ = _hosted()
+    hosted.ready([_target(1), _target(2)])
+    seats = [await hosted.borrow() for _ in range(4)]
+    assert sorted(seat.target.base.origin.port for seat in seats) == [1, 1, 2, 2]
+    hosted.give_back(seats[0])
+    assert await hosted.borrow() is seats[0]
+
+
+async def test_who_waits_wakes_the_engine_and_is_served_when_it_is_ready() -> None:
+    hosted, woken = _hosted()
+    waiting = [asyncio.create_task(hosted.borrow()) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert hosted.waiting == 3
+    assert hosted.busy
+    assert woken
+    hosted.ready([_target(1)])
+    assert [(await task).load for task in waiting][-1] == 3
+    assert hosted.waiting == 0
+
+
+async def test_no_more_wait_than_may() -> None:
+    hosted, _ = _hosted(most_waiting=1)
+    first = asyncio.create_task(hosted.borrow())
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable, match="1 requests wait for it already"):
+        await hosted.borrow()
+    hosted.ready([_target(1)])
+    await first
+
+
+async def test_nobody_waits_for_ever() -> None:
+    hosted, _ = _hosted(hold_seconds=0.01)
+    with pytest.raises(Unavailable, match="not ready in time"):
+        await hosted.borrow()
+    assert hosted.waiting == 0
+
+
+async def test_who_waits_for_what_was_stopped_is_told() -> None:
+    hosted, _ = _hosted()
+    waiting = asyncio.create_task(hosted.borrow())
+    await asyncio.sleep(0)
+    hosted.rests(WrongState("Deployment is not running. Current status: stopped"))
+    with pytest.raises(WrongState, match="stopped"):
+        await waiting
+
+
+async def test_who_left_waits_no_more() -> None:
+    hosted, _ = _hosted()
+    waiting = asyncio.create_task(hosted.borrow())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert not hosted.busy
+
+
+async def test_an_engine_that_failed_is_the_last_choice() -> None:
+    hosted, _ = _hosted()
+    hosted.ready([_target(1), _target(2)])
+    failed = await hosted.borrow()
+    hosted.give_back(failed)
+    assert await hosted.borrow(avoid=failed) is not failed
+    hosted.ready([failed.target])
+    seat = await hosted.borrow()
+    assert (await hosted.borrow(avoid=seat)) is seat
+
+
+async def test_an_engine_is_left_when_its_last_request_has_gone() -> None:
+    hosted, _ = _hosted()
+    hosted.ready([_target(1)])
+    seats = [await hosted.borrow(), await hosted.borrow()]
+    hosted.ready([_target(2)])
+    leaving = asyncio.create_task(hosted.left(_target(1).base.origin))
+    hosted.give_back(seats[0])
+    await asyncio.sleep(0)
+    assert not leaving.done()
+    hosted.give_back(seats[1])
+    await leaving
+    assert not hosted.busy
+
+
+async def test_one_that_stays_keeps_its_requests() -> None:
+    hosted, _ = _hosted()
+    hosted.ready([_target(1)])
+    seat = await hosted.borrow()
+    hosted.ready([_target(1), _target(2)])
+    assert (await hosted.borrow()).target.base.origin.port == 2
+    hosted.give_back(seat)
+    assert (await hosted.borrow()) is seat
