@@ -200,19 +200,29 @@ class Fetch:
         with self._alone(part, file) as opened:
             if _is_whole(blobs / file.hash, file.size):
                 return  # Another process was fetching it, and is done.
-            tries = _TRIES
-            while (done := opened.seek(0, os.SEEK_END)) < file.size:
-                try:
-                    self._receive(opened, file, commit)
-                except Exception as error:
-                    if not _may_pass(error) or not tries:
-                        raise
-                    tries = tries - 1 if opened.seek(0, os.SEEK_END) == done else _TRIES
-                    time.sleep(2.0 ** (_TRIES - tries) / 8)
-            if done > file.size:
-                opened.truncate(0)
-                raise Trouble(f"the hub sent more of {file.name} than it has; what came was removed, so try again")
+            self._receive_all(opened, file, commit)
+            found = opened.seek(0, os.SEEK_END)
+            if found != file.size:
+                part.unlink()
+                raise Trouble(
+                    f"the hub sent {'more' if found > file.size else 'less'} of {file.name} than it said; "
+                    "what came was removed, so try again"
+                )
             os.fsync(opened.fileno())
+
+    def _receive_all(self, opened: BinaryIO, file: Wanted, commit: str) -> None:
+        """Until an answer has come to its end; a connection that breaks is taken up where it broke."""
+        tries = _TRIES
+        while (done := opened.seek(0, os.SEEK_END)) < file.size:
+            try:
+                self._receive(opened, file, commit)
+            except Exception as error:
+                if not _may_pass(error) or not tries:
+                    raise
+                tries = tries - 1 if opened.seek(0, os.SEEK_END) == done else _TRIES
+                time.sleep(2.0 ** (_TRIES - tries) / 8)
+            else:
+                break
 
     @contextmanager
     def _alone(self, part: Path, file: Wanted) -> Iterator[BinaryIO]:
@@ -256,18 +266,24 @@ class Fetch:
                     return
 
     def _check(self, blobs: Path, file: Wanted) -> None:
-        part = blobs / f"{file.hash}{PART}"
-        if _is_whole(blobs / file.hash, file.size):
+        blob, part = blobs / file.hash, blobs / f"{file.hash}{PART}"
+        if _is_whole(blob, file.size):
             part.unlink(missing_ok=True)
             return
-        with part.open("rb") as opened:
-            found = _hash(opened, file, lambda: self._say_checking(file))
-        if found != file.hash:
-            part.unlink()
-            raise Trouble(
-                f"{file.name} is not what the hub says it is: its hash is another. What came was removed, so try again"
-            )
-        part.rename(blobs / file.hash)
+        try:
+            with part.open("rb") as opened:
+                found = _hash(opened, file, lambda: self._say_checking(file))
+            if found == file.hash:
+                part.rename(blob)
+                return
+        except FileNotFoundError:
+            if _is_whole(blob, file.size):
+                return  # Another process was quicker.
+            raise
+        part.unlink(missing_ok=True)
+        raise Trouble(
+            f"{file.name} is not what the hub says it is: its hash is another. What came was removed, so try again"
+        )
 
     def _remember(self, commit: str) -> None:
         if self._job.revision != commit:

@@ -359,6 +359,23 @@ async def test_something_that_is_no_hub(hub: Hub, served: FakeHub) -> None:
     assert "see that HF_ENDPOINT leads to a Hugging Face hub" in await _reason(hub)
 
 
+@pytest.mark.parametrize("more", [-100, 100])
+async def test_a_hub_that_sends_another_size_than_it_says(hub: Hub, served: FakeHub, more: int) -> None:
+    class Odd(Repository):
+        def listed(self, repository: str) -> dict[str, object]:
+            shown = super().listed(repository)
+            shown["siblings"][1] |= {"size": len(WEIGHTS) - more}
+            return shown
+
+    served.repositories["org/tiny"] = Odd(FILES)
+    served.faults.deaf_to_ranges = True
+    assert await _reason(hub, ONE) == (
+        f"the hub sent {'more' if more > 0 else 'less'} of model.safetensors than it said; "
+        "what came was removed, so try again"
+    )
+    assert not list(hub._folder.rglob(f"*{fetcher.PART}"))
+
+
 @pytest.mark.parametrize("name", ["../../evil", "/tmp/evil", "a/../../b"])
 async def test_a_hub_can_not_write_outside_of_the_folder(hub: Hub, served: FakeHub, name: str, tmp_path: Path) -> None:
     served.repositories["org/tiny"].files = {name: b"evil"}
