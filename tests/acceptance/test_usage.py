@@ -55,6 +55,19 @@ def test_a_request_is_in_every_report_as_soon_as_it_is_answered(gateway: Gateway
     assert "All" in table
 
 
+def test_what_a_program_used_is_booked_under_its_key(gateway: Gateway) -> None:
+    admin = gateway.login()
+    key = admin.http.post("/api-keys", json={"name": "A program"}).json()
+    deployment = admin.http.get("/deployments").json()["data"][0]
+    path = f"/deployments/{deployment['_id']}/inference/v1/chat/completions"
+    headers = {"authorization": f"Bearer {key['apiKey']}"}
+    admin.http.post(path, json={"messages": []}, headers=headers)
+    groups = admin.http.get("/usage?groupBy=apiKey").json()["data"]
+    assert {group["apiKey"]: group["requestCount"] for group in groups}[key["_id"]] == 1
+    [listed] = admin.http.get(f"/usage/requests?apiKey={key['_id']}").json()["data"]
+    assert listed["apiKeyId"] == key["_id"]
+
+
 def test_without_usage_the_table_is_empty(gateway: Gateway) -> None:
     assert "0" in said(gateway.folder, "--since", "2020-01-01", "--until", "2020-01-02", "--by", "hour")
 

@@ -104,6 +104,10 @@ class Source(StrEnum):
     NONE = "none"
 
 
+_UNKNOWN = frozenset({400, 404})
+"""How providers answer that they have no such model."""
+
+
 class UsageRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One inference request that reached a provider. Times are milliseconds; `started_at` since the epoch.
 
@@ -145,8 +149,11 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def model(self) -> str:
-        """What reports go by: the model that answered, else the one asked for; empty when neither was named."""
-        return self.model_answered or self.model_asked or ""
+        """What reports go by: the model that answered, else the one asked for; empty when neither was named.
+
+        A name that the provider knew nothing of is none: callers can make up any number of them.
+        """
+        return self.model_answered or (self.status not in _UNKNOWN and self.model_asked) or ""
 
     @property
     def failed(self) -> bool:

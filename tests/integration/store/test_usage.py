@@ -121,6 +121,15 @@ async def test_an_api_key_for_some_deployments_is_told_of_these_only(usage: Usag
     assert await usage.row(none, other.request_id) is None
 
 
+async def test_names_of_models_that_callers_make_up_have_no_sums_of_their_own(
+    usage: UsageStore, database: Database
+) -> None:
+    made_up = [_at(1, model_asked=f"made-up-{n}", model_answered=None, status=404 - 4 * (n % 2)) for n in range(9)]
+    await _add(database, *made_up, _at(1, model_asked="gpt-4", model_answered=None, status=429))
+    report = await usage.report(RED, ReportQuery(span=WEEK, by=(Dimension.MODEL,)))
+    assert {group.of[Dimension.MODEL]: group.sums.requests for group in report.groups} == {None: 9, "gpt-4": 1}
+
+
 async def test_whoever_has_the_database_at_hand_is_told_of_all(usage: UsageStore, database: Database) -> None:
     await _add(database, _at(1), _at(2, org_id="blue"))
     assert (await usage.report(None, ReportQuery(span=WEEK))).totals.requests == 2
