@@ -51,7 +51,7 @@ def test_no_kill_leaves_a_lie_or_an_orphan(tmp_path: Path) -> None:
     (tmp_path / "engines.toml").write_text(KIND)
     (tmp_path / "weights").write_bytes(b"0" * 1000)
     data = tmp_path / "data"
-    choice = random.Random(7)
+    choice = random.Random(KILLS)
     watch, killed = Watch(), {"gateway": 0, "engine": 0}
     settings = {"AIWM_ENGINES_FILE": str(tmp_path / "engines.toml"), "AIWM_MODEL_PATHS": str(tmp_path)}
     with nothing_left(data / "engines"), Gateway(data, **settings) as gateway:

@@ -104,11 +104,6 @@ class Engines:
         if owner := self._owners.get(deployment_id):
             owner.wake()
 
-    def states(self, deployment_id: str) -> Sequence[tuple[int, str, str | None]]:
-        """(replica, state, reason) of what is here at the moment."""
-        owner = self._owners.get(deployment_id)
-        return [] if owner is None else owner.states()
-
     def log(self, deployment_id: str, *, last: int, until: Callable[[], bool]) -> AsyncGenerator[bytes, None]:
         """What its engines have written and write; for who may see the deployment."""
 
@@ -192,7 +187,7 @@ class _Owner:
         self._found = list(found)
         """Engines of an earlier AIWM that are not taken over yet."""
         self._replicas: list[Replica] = []
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._retiring: dict[asyncio.Task[None], Replica] = {}
         self._hosted: Hosted | None = None
         self._plan: _Plan | None = None
         self._asleep = False
@@ -208,18 +203,16 @@ class _Owner:
             self._asleep = False
             self._news.set()
 
-    def states(self) -> Sequence[tuple[int, str, str | None]]:
-        return [(replica.slot, str(replica.state), replica.reason) for replica in self._replicas]
-
     async def end(self, *, stop: bool) -> None:
         """Because AIWM ends: rows stay as they are."""
         self.task.cancel()
         with suppress(asyncio.CancelledError):
             await self.task
-        for task in self._retiring:
-            task.cancel()
-        await asyncio.gather(*self._retiring, return_exceptions=True)
-        await asyncio.gather(*(replica.stop() if stop else replica.leave() for replica in self._replicas))
+        await self._stop_retiring()
+        await asyncio.gather(
+            *(replica.stop() if stop else replica.leave() for replica in self._replicas),
+            *(engine.stop(_SECONDS) for engine in self._found if stop),
+        )
 
     async def _run(self) -> None:
         while True:
@@ -266,7 +259,8 @@ class _Owner:
             await self._give_up(row, str(error))
             return 0
         self._publish()
-        return await self._tell(self._plan) or until_idle
+        pause = await self._tell(self._plan)
+        return until_idle if pause is None else pause
 
     def _planned(self, row: Deployment, model: Model | None) -> _Plan:
         """Raises Invalid when it can't be run."""
@@ -333,9 +327,9 @@ class _Owner:
     def _publish(self) -> None:
         if self._hosted is None or self._plan is None:
             return
-        ready = [replica for replica in self._replicas if replica.state is State.READY]
-        self._hosted.ready([] if self._asleep else [self._target(self._plan, replica.engine) for replica in ready
-                                                    if replica.engine is not None])  # fmt: skip
+        ready = [replica for replica in self._replicas if replica.state is State.READY and not self._asleep]
+        engines = [replica.engine for replica in ready if replica.engine is not None]
+        self._hosted.ready([self._target(self._plan, engine) for engine in engines])
 
     def _target(self, plan: _Plan, engine: Engine) -> Target:
         return self._house.targets.engine(
@@ -353,7 +347,9 @@ class _Owner:
         fresh = [replica for replica in self._replicas if self._is_current(plan, replica)]
         beside = plan.row.placement is not None and self._house.nodes.fits_beside(plan.row.placement)
         for slot, spec in enumerate(plan.specs):
-            mine = next((replica for replica in fresh if replica.slot == slot), None)
+            current = [replica for replica in fresh if replica.slot == slot]
+            self._retire(current[1:])  # AIWM died in a change, and another one brought the old engine back to use.
+            mine = current[0] if current else None
             before = [replica for replica in old if replica.slot == slot]
             if mine is None:
                 if before and any(replica.state in {State.STARTING, State.PAUSING} for replica in fresh):
@@ -388,9 +384,21 @@ class _Owner:
         for replica in list(replicas):
             self._replicas.remove(replica)
             task = asyncio.create_task(self._retired(replica))
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
-            task.add_done_callback(lambda _: self._news.set())
+            self._retiring[task] = replica
+            task.add_done_callback(self._has_retired)
+
+    def _has_retired(self, task: asyncio.Task[None]) -> None:
+        self._retiring.pop(task, None)
+        self._news.set()
+
+    async def _stop_retiring(self) -> None:
+        """At once, whatever requests they still have."""
+        retiring = dict(self._retiring)
+        for task in retiring:
+            task.cancel()
+        await asyncio.gather(*retiring, return_exceptions=True)
+        # One that was just being stopped was cut short in it.
+        await asyncio.gather(*(replica.stop() for replica in retiring.values()))
 
     async def _retired(self, replica: Replica) -> None:
         try:
@@ -454,9 +462,7 @@ class _Owner:
     async def _stop_all(self) -> None:
         replicas, self._replicas = self._replicas, []
         found, self._found = self._found, []
-        for task in self._retiring:
-            task.cancel()
-        await asyncio.gather(*self._retiring, return_exceptions=True)
+        await self._stop_retiring()
         await asyncio.gather(*(replica.stop() for replica in replicas), *(engine.stop(_SECONDS) for engine in found))
 
     async def _write(self, row: Deployment, status: DeploymentStatus, message: str | None = None) -> None:

@@ -102,7 +102,8 @@ class RayEngine:
         """Where it runs: the address of Ray's agent on that node is all that is said of it."""
         agent = facts.get("driver_agent_http_address")
         host = urlsplit(agent).hostname if agent else None
-        self.address = f"http://{host}:{self._port}" if host else ""
+        if host:
+            self.address = f"http://{host}:{self._port}"
 
     async def _copy_log(self) -> None:
         with contextlib.suppress(EngineFailed):

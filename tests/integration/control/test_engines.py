@@ -16,6 +16,7 @@ import pytest
 from aiwm.engines.process import MARK
 from engines import PROGRAM, nothing_left, processes_of
 from inside import Caller, Inside, inside
+from postgresql import PostgreSql
 
 KIND = f"""
 [fake]
@@ -208,6 +209,17 @@ async def test_a_change_rolls_over_without_a_lost_request(aiwm: Inside, editor: 
     assert (await until(editor, path, "running"))["arguments"] == {"ctx-size": 5}
 
 
+async def test_a_change_that_is_taken_back_leaves_one_engine(aiwm: Inside, editor: Caller) -> None:
+    path = await deploy(aiwm, editor)
+    before = who(await ask(editor, path))
+    for arguments in ({"slow": 1}, {"slow": 2}, {}):
+        assert (await editor("PUT", path, json={"arguments": arguments})).status_code == 200
+        await asyncio.sleep(0.3)
+    await eventually(lambda: engines(aiwm) == [before])
+    assert who(await ask(editor, path)) == before
+    assert (await until(editor, path, "running"))["arguments"] == {}
+
+
 async def test_a_change_that_does_not_start_leaves_the_old_one_at_work(aiwm: Inside, editor: Caller) -> None:
     path = await deploy(aiwm, editor)
     before = who(await ask(editor, path))
@@ -263,3 +275,17 @@ async def test_an_engine_knows_nothing_of_aiwm(aiwm: Inside, editor: Caller) -> 
     environment = psutil.Process(who(await ask(editor, path))).environ()
     assert not [name for name in environment if name.startswith("AIWM_")]
     assert set(environment) <= {"PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "HOME", "FAKE_KEY", MARK}
+
+
+async def test_on_postgresql_it_is_the_same(tmp_path: Path, postgresql: PostgreSql) -> None:
+    with nothing_left(tmp_path / "data" / "engines"):
+        async with program(tmp_path, database_url=postgresql.new_database()) as aiwm:
+            editor = aiwm.caller(user="e" * 24)
+            path = await deploy(aiwm, editor, arguments={"slow": 1}, replicas=2, idleTimeout=600)
+            assert who(await ask(editor, path)) in engines(aiwm)
+            assert (await until(editor, path, "running"))["replicas"] == 2
+            await editor("POST", f"{path}/stop")
+            await until(editor, path, "stopped")
+            node = (await editor("GET", "/nodes")).json()["data"][0]
+            given = {"name": "Small", "nodeId": node["_id"], "cpus": 0.5, "memoryBytes": 1 << 30}
+            assert (await editor("POST", "/resources", json=given)).json()["cpus"] == 0.5
