@@ -7,6 +7,7 @@ import os
 import pty
 import random
 import re
+import shutil
 import signal
 import socket
 import sqlite3
@@ -208,8 +209,16 @@ def _said_until(command: subprocess.Popen[str], words: str) -> str:
     raise AssertionError(said)
 
 
-def test_a_file_is_served_until_ctrl_c_and_answers_the_openai_sdk(commands: Commands, tiny: Path) -> None:
-    command = commands.start("run", str(tiny), "--no-chat")
+@pytest.mark.parametrize("what", ["tiny.gguf", "."])
+def test_a_file_is_served_until_ctrl_c_and_answers_the_openai_sdk(commands: Commands, tiny: Path, what: str) -> None:
+    # As in a cache of the hub: the name is a link's, and what it leads to is called by its hash.
+    snapshot = commands.folder / "snapshot"
+    snapshot.mkdir()
+    (commands.folder / "blobs").mkdir()
+    blob = shutil.copy(tiny, commands.folder / "blobs" / "0123456789abcdef")
+    (snapshot / "tiny.gguf").symlink_to(blob)
+
+    command = commands.start("run", str(snapshot / what), "--no-chat")
     said = _said_until(command, "Ctrl-C stops it.")
     [base_url] = re.findall(r"base_url=(\S+)", said)
     [token] = re.findall(r"Bearer (\S+)'", said)

@@ -52,7 +52,7 @@ def run(*, what: str, file: str | None, framework: str | None, name: str | None,
             with _server(settings, wanted, console) as owned:
                 _serve_and_talk(settings, wanted, console, owned=owned, talk=talk)
         except (Failed, Refused) as error:
-            console.print(f"[red]{escape(str(error))}[/]")
+            print(f"aiwm: {error}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             console.print("\nInterrupted. What has come of the files is kept: run it again to go on.")
@@ -89,8 +89,9 @@ def _wanted(what: str, file: str | None, framework: str | None, name: str | None
     is_local = what.startswith(("file://", "/", "./", "../", "~")) or path.exists()
     if is_local and not path.exists():
         raise StartError(f"there is no file or folder {path}")
-    repository = f"file://{path.resolve()}" if is_local else what
-    title = name or (path.resolve().stem if is_local else what.partition("@")[0].rpartition("/")[2])
+    # Links stay as they are: in a cache of the hub they have the names, and what they lead to only hashes.
+    repository = f"file://{path.absolute()}" if is_local else what
+    title = name or (path.absolute().stem if is_local else what.partition("@")[0].rpartition("/")[2])
     return {
         "name": title[:_LONGEST_NAME],
         "type": "llm",
@@ -135,12 +136,13 @@ def _server(settings: Settings, wanted: Mapping[str, Any], console: Console) -> 
 
 
 def _opened(settings: Settings, wanted: Mapping[str, Any]) -> dict[str, str]:
-    """What a server of one's own may load besides what it may anyway: the file that it is started for."""
+    """What a server of one's own may load besides what it may anyway: what it is started for, wherever links lead."""
     repository = str(wanted["repository"])
     if not repository.startswith("file://"):
         return {}
-    paths = [*map(str, settings.model_paths), repository.removeprefix("file://")]
-    return {"AIWM_MODEL_PATHS": os.pathsep.join(paths)}
+    path = Path(repository.removeprefix("file://"))
+    linked = {each.resolve().parent for each in path.rglob("*") if each.is_symlink()} if path.is_dir() else set()
+    return {"AIWM_MODEL_PATHS": os.pathsep.join(map(str, [*settings.model_paths, path, *sorted(linked)]))}
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], settings: Settings, log: Path) -> None:
