@@ -26,7 +26,7 @@ def new_request_id() -> str:
 
     Seconds, this process, a running number: it sorts by age, which keeps the ledger's index in order.
     """
-    return f"{int(time.time()) & 0xFFFFFFFF:08x}{_process}{next(_count) & 0xFFFFFFFF:08x}"
+    return "%08x%s%08x" % (int(time.time()) & 0xFFFFFFFF, _process, next(_count) & 0xFFFFFFFF)  # noqa: UP031 - half the price
 
 
 def checked_id(text: str, noun: str) -> str:

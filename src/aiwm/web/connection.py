@@ -81,6 +81,7 @@ class Connection(asyncio.Protocol):
         "_drained",
         "_expects_continue",
         "_headers",
+        "_heading",
         "_line",
         "_loop",
         "_muted",
@@ -110,6 +111,8 @@ class Connection(asyncio.Protocol):
         self._headers: list[Header] = []
         self._room = MAX_HEAD_BYTES
         self._expects_continue = False
+        self._heading = False
+        """Whether a head has begun that no time was set for yet."""
         self._muted = False
         self._new: Call | None = None
         """The call whose body is being read."""
@@ -156,6 +159,10 @@ class Connection(asyncio.Protocol):
             self._begin(self._line.popleft())
         elif self._new is not None and not self._new.whole:
             self._expect(self._patience.body)
+        elif self._heading and self._call is None:
+            # From its first byte on, however many pieces it comes in.
+            self._heading = False
+            self._expect(self._patience.head)
 
     def pause_writing(self) -> None:
         self.held_back = True
@@ -179,8 +186,7 @@ class Connection(asyncio.Protocol):
         self._headers = []
         self._room = MAX_HEAD_BYTES
         self._expects_continue = False
-        if self._call is None:
-            self._expect(self._patience.head)
+        self._heading = True
 
     def on_url(self, url: bytes) -> None:
         if self._muted:
@@ -216,6 +222,7 @@ class Connection(asyncio.Protocol):
         )
         self._line.append(call)
         self._url = b""
+        self._heading = False
         if self._call is not None:
             self.pause_reading()  # Until the answer before it is whole.
 

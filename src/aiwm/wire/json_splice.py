@@ -44,7 +44,8 @@ def with_model(
         if allowed is not None:
             raise Invalid(f"The body must be a JSON object: {_allowed_text(model, allowed)}")
         return Spliced(body, None, is_object=False, stream=False)
-    if _may_repeat(body) and len(_own_values(body, _EXACT)) > 1:
+    # A model that is not found at all is not there twice.
+    if not isinstance(head.model, msgspec.UnsetType) and _may_repeat(body) and len(_own_values(body, _EXACT)) > 1:
         raise Invalid("The body has more than one 'model'; send it once")
     if allowed is not None and _own_values(body, _OTHER_CASE):
         # Go's JSON decoder, and so many a server, takes "Model" for "model".
