@@ -412,7 +412,7 @@ def test_whoever_is_made_to_ask_asks_for_nothing_else(body: bytes):
         assert (
             not result.stream
             or not isinstance(options, dict)
-            or options.get("include_usage") not in {None, False}
+            or options.get("include_usage") not in (None, False)
             or result.body.count(b"stream_option") + result.body.count(b"include_usage") > 2
         )
         return
