@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import secrets
 import time
@@ -17,8 +18,17 @@ def new_id() -> str:
     return f"{int(time.time()) & 0xFFFFFFFF:08x}{secrets.token_hex(8)}"
 
 
-_process = secrets.token_hex(4)
-_count = itertools.count(secrets.randbelow(1 << 31))
+def _begin() -> None:
+    global _process, _count
+    _process = secrets.token_hex(4)
+    _count = itertools.count(secrets.randbelow(1 << 31))
+
+
+_process: str
+_count: itertools.count[int]
+_begin()
+# A fork is another process: with the same numbers, its requests would be taken for those of the first.
+os.register_at_fork(after_in_child=_begin)
 
 
 def new_request_id() -> str:
