@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench import report
+from bench.crash import crash
 from bench.ledger import ledger
 from bench.measures import Bench, Effort, Section
 from bench.processes import BenchError, Cores
@@ -23,8 +24,9 @@ from bench.subjects import Gateway, Nginx, Provider, nginx_version
 _DEFAULT = Effort(rounds=5, seconds=3, streams=2, starts=3, soak=10_000, idle_seconds=40)
 _QUICK = Effort(rounds=3, seconds=1, streams=1, starts=1, soak=2_000, idle_seconds=0)
 _MEASURES = ("start", "chat", "streams", "large", "soak")
-_LEDGER = "ledger"
+_ALONE = ("ledger", "crash")
 _ROWS, _QUICK_ROWS = 1_000_000, 100_000
+_KILLS, _QUICK_KILLS = 1000, 100
 
 _ABOUT = """\
 Measures AIWM beside nginx, in one run on 127.0.0.1, with everything on that AIWM does for a request: token, look-up,
@@ -42,6 +44,8 @@ more than absolute figures, and both are higher than on a quiet one.
   soak      10,000 requests, 256 at once, every other one a stream: each answer is looked at, none may be lost, and
             AIWM's counts must be exactly what the answers say; memory, open files and connections before and after
   ledger    only when it is asked for, alone: a million rows on SQLite, what one takes of CPU and disk, and reports
+  crash     only when it is asked for, alone: AIWM killed 1,000 times at random moments under load; the ledger must have
+            each request that reached the provider, once, with the tokens of its answer, and sums that equal its rows
 
 CPU time is user and system time of all its processes, from /proc, ledger writing included.
 """
@@ -52,6 +56,7 @@ examples:
   script/bench --quick               fewer and shorter rounds: under a minute
   script/bench chat                  one measure
   script/bench ledger                the ledger by itself: about two minutes
+  script/bench crash                 a thousand kills: about ten minutes
   script/bench --json figures.json   every round's figures, for machines
 
 exit code:
@@ -66,7 +71,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _interrupted)
     effort = _QUICK if arguments.quick else _DEFAULT
     try:
-        sections = dict(_by_itself(arguments) if arguments.measure == [_LEDGER] else _sections(arguments, effort))
+        sections = dict(_by_itself(arguments) if _is_alone(arguments) else _sections(arguments, effort))
     except BenchError as error:
         print(f"script/bench: {error}", file=sys.stderr)
         return 2
@@ -84,9 +89,13 @@ def _arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "measure", nargs="*", help=f"which to run: {', '.join(_MEASURES)} (default: all of these), or {_LEDGER} alone"
+        "measure",
+        nargs="*",
+        help=f"which to run: {', '.join(_MEASURES)} (default: all of these), or one of {', '.join(_ALONE)} alone",
     )
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds, a soak of 2,000, fewer rows")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer and shorter rounds, a soak of 2,000, fewer rows and kills"
+    )
     parser.add_argument(
         "--provider",
         choices=("stand-in", "simulator"),
@@ -96,11 +105,15 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures of all rounds to FILE")
     arguments = parser.parse_args()
-    if arguments.measure == [_LEDGER]:
+    if _is_alone(arguments):
         return arguments
     if unknown := set(arguments.measure) - set(_MEASURES):
         parser.error(f"there is no measure {', '.join(sorted(unknown))}; there are {', '.join(_MEASURES)}")
     return arguments
+
+
+def _is_alone(arguments: argparse.Namespace) -> bool:
+    return len(arguments.measure) == 1 and arguments.measure[0] in _ALONE
 
 
 def _sections(arguments: argparse.Namespace, effort: Effort) -> Iterator[tuple[str, Section]]:
@@ -128,14 +141,18 @@ def _sections(arguments: argparse.Namespace, effort: Effort) -> Iterator[tuple[s
 
 
 def _by_itself(arguments: argparse.Namespace) -> Iterator[tuple[str, Section]]:
-    """The ledger: without nginx, a provider or a program that serves."""
+    """What is measured without nginx: the ledger alone, or what it holds after kills."""
+    [name] = arguments.measure
     with tempfile.TemporaryDirectory(prefix="aiwm-bench-") as folder:
-        section = ledger(Path(folder), rows=_QUICK_ROWS if arguments.quick else _ROWS)
+        if name == "ledger":
+            section = ledger(Path(folder), rows=_QUICK_ROWS if arguments.quick else _ROWS)
+        else:
+            section = crash(Path(folder), kills=_QUICK_KILLS if arguments.quick else _KILLS)
     print(report.text(section), flush=True)
     if arguments.json:
         facts = {"Python": f"{platform.python_version()}, {_speed()}"}
-        arguments.json.write_text(json.dumps(report.data(facts, {_LEDGER: section}), indent=2) + "\n")
-    yield _LEDGER, section
+        arguments.json.write_text(json.dumps(report.data(facts, {name: section}), indent=2) + "\n")
+    yield name, section
 
 
 @contextlib.contextmanager
