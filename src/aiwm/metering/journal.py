@@ -132,6 +132,8 @@ class Journal:
             await asyncio.sleep(self._fsync_seconds)
             dirty, self._dirty = self._dirty, {}
             for segment in dirty:
+                if segment not in (self._current, *self._older):
+                    continue  # Removed while another one was waited for: the ledger has all of it.
                 descriptor = os.dup(segment.descriptor)
                 try:
                     await loop.run_in_executor(None, os.fsync, descriptor)
@@ -163,7 +165,7 @@ class Journal:
             return False
         segment.unsettled.add(row.request_id)
         self._dirty[segment] = None
-        if self.failing:
+        if self.failing and opening:  # A closing finds room where no opening does.
             self.failing = False
             _log.warning("the journal is written again")
         return True
@@ -228,7 +230,7 @@ def _abandoned_in(folder: Path) -> list[tuple[Path, int]]:
 
 
 def _abandoned(path: Path) -> int | None:
-    """The file, locked by us; None while a living process holds it."""
+    """The file, locked by us; None while a living process holds it, or when it has been removed meanwhile."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -236,6 +238,10 @@ def _abandoned(path: Path) -> int | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
+        os.close(descriptor)
+        return None
+    # Who had the lock before may have settled all of it after we had opened it.
+    if not os.fstat(descriptor).st_nlink:
         os.close(descriptor)
         return None
     return descriptor

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -194,6 +197,74 @@ def test_a_full_disk_refuses_requests_and_loses_none_that_was_accepted(tmp_path:
     ledger = Ledger()
     assert asyncio.run(recover(tmp_path, ledger.save)) == written + 1
     assert opening(100).request_id in ledger.rows
+
+
+async def test_a_file_that_its_owner_removes_while_it_is_looked_at_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = journal(tmp_path)
+    left.opened(opening(1))
+    [name] = files(tmp_path)
+    died(left)
+    lock = fcntl.flock
+
+    def lock_late(descriptor: int, how: int) -> None:
+        name.unlink()  # By another process, which had it and has just moved its rows.
+        lock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    assert await recover(tmp_path, Ledger().save) == 0
+
+
+async def test_files_that_are_settled_while_others_are_made_durable_do_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = Journal(tmp_path, fsync_seconds=0.001, segment_bytes=1)
+    for number in range(1, 6):
+        ours.opened(opening(number))
+    loop, synced = asyncio.get_running_loop(), asyncio.Event()
+    inode = os.fstat(ours._current.descriptor).st_ino
+
+    def fsync(descriptor: int) -> None:
+        ours.settled([opening(number) for number in range(1, 5)])
+        if os.fstat(descriptor).st_ino == inode:
+            loop.call_soon_threadsafe(synced.set)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    running = asyncio.create_task(ours.run())
+    waiting = asyncio.create_task(synced.wait())
+    await asyncio.wait((running, waiting), timeout=20, return_when=asyncio.FIRST_COMPLETED)
+    assert synced.is_set()
+    assert not running.done()
+    running.cancel()
+    assert len(files(tmp_path)) == 1
+    died(ours)
+
+
+def test_as_long_as_requests_are_refused_a_closing_that_found_room_does_not_say_that_all_is_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = journal(tmp_path, segment_bytes=8000)
+
+    def full(descriptor: int, offset: int, room: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    let_out = 0
+    with suppress(Unavailable):
+        while True:
+            ours.opened(opening(let_out + 1))
+            let_out += 1
+    assert ours.failing
+    ours.closed(closing(let_out))
+    assert ours.failing
+    monkeypatch.undo()
+    ours.opened(opening(100))
+    assert not ours.failing
+    died(ours)
+    ledger = Ledger()
+    asyncio.run(recover(tmp_path, ledger.save))
+    assert ledger.rows[opening(let_out).request_id] == closing(let_out)
 
 
 def test_a_folder_that_cannot_be_written_is_said_at_start(tmp_path: Path) -> None:
