@@ -24,6 +24,7 @@ from aiwm.control.api_keys import ApiKeys
 from aiwm.control.deployments import Deployments
 from aiwm.control.downloads import Downloads
 from aiwm.control.engines import Engines
+from aiwm.control.limits import Limits
 from aiwm.control.models import Models
 from aiwm.control.nodes import Nodes, own_id
 from aiwm.control.organizations import Organizations
@@ -53,9 +54,11 @@ from aiwm.identity.tokens import TokenSigner, TokenVerifier
 from aiwm.metering import retention
 from aiwm.metering.book import Book
 from aiwm.metering.journal import Journal, recover, watch
+from aiwm.metering.limits import Limiter
 from aiwm.metering.metrics import Metrics
 from aiwm.metering.prices import Prices
 from aiwm.metering.recorder import Recorder, Save
+from aiwm.metering.worst_case import Ceilings
 from aiwm.proxy.handler import INFERENCE, Inference
 from aiwm.proxy.upstream import Upstream
 from aiwm.settings import LONGEST_TOKEN_SECONDS, Settings
@@ -64,6 +67,7 @@ from aiwm.store.audit import AuditStore
 from aiwm.store.database import Database
 from aiwm.store.deployments import DeploymentStore
 from aiwm.store.ledger import LedgerStore
+from aiwm.store.limits import LimitStore
 from aiwm.store.models import ModelStore
 from aiwm.store.nodes import NodeStore, ResourceStore
 from aiwm.store.organizations import OrganizationStore
@@ -202,14 +206,21 @@ async def running(
         journal = Journal(journals, fsync_seconds=settings.journal_fsync_ms / 1000)
         prices = Prices(model_store.prices_of)
 
-        async def add(rows: Sequence[UsageRow]) -> None:
-            await ledger.add(await prices.priced(rows))
+        async def add(rows: Sequence[UsageRow]) -> Sequence[UsageRow]:
+            priced = await prices.priced(rows)
+            await ledger.add(priced)
+            return priced
+
+        ceilings = Ceilings(settings.budget_input_tokens, settings.budget_output_tokens)
+        limiter = Limiter(prices=prices, ceilings=ceilings, clock=clock)
+        limits = Limits(store=LimitStore(database), limiter=limiter, add=add, clock=clock)
 
         async def save(rows: Sequence[UsageRow]) -> None:
-            await add(rows)
+            await limits.saved(rows)
             journal.settled(rows)
 
-        await _recovered(journals, add)
+        await _recovered(journals, limits.recovered)
+        await limits.load()
 
         recorder = Recorder(save)
         metrics = Metrics(waiting=lambda: recorder.waiting, failing=lambda: journal.failing)
@@ -248,7 +259,8 @@ async def running(
             _background(nodes.watch_cluster()),
             _closing(Upstream(policy=policy)) as upstream,
             _journaling(journal),
-            _background(watch(journals, add)),
+            _background(watch(journals, limits.recovered)),
+            _background(limits.watch()),
             _recording(recorder),
             _background(revocations.watch(revoked_since)),
             _background(api_keys.watch_uses()),
@@ -265,6 +277,7 @@ async def running(
                         deployment_verbs=deployments,
                         node_verbs=nodes,
                         api_key_verbs=api_keys,
+                        limit_verbs=limits,
                         usage_reports=UsageReports(store=UsageStore(database), settled=recorder.flush),
                         audit_log=AuditStore(database),
                         tokens=verifier,
@@ -282,6 +295,7 @@ async def running(
                 targets=table,
                 upstream=upstream,
                 book=Book(journal, recorder, metrics),
+                gate=limiter,
                 clock=clock,
                 max_body_bytes=settings.max_body_bytes,
             )

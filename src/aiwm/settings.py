@@ -119,6 +119,11 @@ class Settings(BaseModel):
     ledger_days: Annotated[int, Field(ge=0, le=36_500)] = 0
     """Days that requests in the ledger and its hourly sums are kept. Daily sums and totals stay. 0 keeps everything."""
 
+    budget_input_tokens: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1_048_576
+    """Tokens that a budget reserves for what a model reads, where the body does not tell: images, files, tools."""
+    budget_output_tokens: Annotated[int, Field(ge=1, le=1_000_000_000)] = 131_072
+    """Tokens that a budget reserves for what a model writes, where a request sets no `max_tokens` or the like."""
+
     drain_seconds: Annotated[int, Field(ge=0, le=3600)] = 30
     """Seconds that running answers get to finish after SIGTERM or Ctrl-C."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

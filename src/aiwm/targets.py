@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from aiwm.domain.prices import OwnPrices
 from aiwm.errors import AiwmError, NotFound, Unavailable, WrongState
 from aiwm.providers.base import Provider
 from aiwm.wire.masking import Secrets
@@ -50,6 +51,8 @@ class Target:
     timeouts: Timeouts
     stream_usage_in_body: frozenset[str] = frozenset()
     """Paths on which a stream is made to report its usage: the provider's, or none if the deployment is not to."""
+    prices: OwnPrices | None = None
+    """What its operator has set for the model."""
     drains: bool = False
     """Whether an answer is read to its end when the caller has left."""
 

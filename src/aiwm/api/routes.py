@@ -8,6 +8,7 @@
 | /nodes                           | `nodes.py`       |
 | /resources                       | `resources.py`   |
 | /api-keys                        | `api_keys.py`    |
+| /limits                          | `limits.py`      |
 | /audit                           | `audit.py`       |
 | /usage                           | `usage.py`       |
 | /deployments/{id}/inference/...  | `aiwm.proxy`, which stands in front of this table; here it is only documented |
@@ -19,9 +20,10 @@ from collections.abc import Callable, Mapping
 
 from fastapi import APIRouter
 
-from aiwm.api import api_keys, audit, deployments, models, nodes, operation, resources, usage
+from aiwm.api import api_keys, audit, deployments, limits, models, nodes, operation, resources, usage
 from aiwm.control.api_keys import ApiKeys
 from aiwm.control.deployments import Deployments
+from aiwm.control.limits import Limits
 from aiwm.control.models import Models
 from aiwm.control.nodes import Nodes
 from aiwm.control.usage import UsageReports
@@ -37,6 +39,7 @@ def api_routes(
     deployment_verbs: Deployments,
     node_verbs: Nodes,
     api_key_verbs: ApiKeys,
+    limit_verbs: Limits,
     usage_reports: UsageReports,
     audit_log: AuditStore,
     tokens: Tokens,
@@ -53,6 +56,7 @@ def api_routes(
     router.include_router(nodes.router(node_verbs, tokens))
     router.include_router(resources.router(node_verbs, tokens))
     router.include_router(api_keys.router(api_key_verbs, tokens))
+    router.include_router(limits.router(limit_verbs, tokens))
     router.include_router(usage.router(usage_reports, tokens, clock))
     router.include_router(audit.router(audit_log, tokens))
     router.include_router(_inference())
@@ -65,7 +69,7 @@ def _inference() -> APIRouter:
     @router.post(
         "/deployments/{id}/inference/{path:path}",
         summary="Call a deployed model",
-        responses=problems(400, 401, 403, 404, 413, 502, 504),
+        responses=problems(400, 401, 403, 404, 413, 429, 502, 504),
         openapi_extra={"security": [{"HTTPBearer": []}]},
     )
     async def infer(id: str, path: str) -> None:  # noqa: A002, ARG001

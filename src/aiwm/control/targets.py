@@ -10,6 +10,7 @@ import structlog
 
 from aiwm.domain.deployments import WANTED, Deployment, DeploymentStatus, OnDisconnect, StreamUsage
 from aiwm.domain.models import ENV_PREFIX, HEADER_PREFIX, KEY_FIELDS, ApiConfig, Model, Sealed, is_env_reference
+from aiwm.domain.prices import OwnPrices
 from aiwm.errors import AiwmError, NotFound, WrongState
 from aiwm.providers import registry
 from aiwm.providers.base import Provider
@@ -173,6 +174,7 @@ class Targets:
             stream_usage_in_body=(
                 provider.stream_usage_in_body if deployment.stream_usage is StreamUsage.INJECT else frozenset()
             ),
+            prices=None if model.prices is None else OwnPrices(model.model_identifier, model.prices),
             drains=deployment.on_disconnect is OnDisconnect.DRAIN,
             timeouts=_timeouts(self._timeouts, config),
         )

@@ -9,11 +9,12 @@ from typing import Any
 from aiwm.domain.api_keys import ApiKey
 from aiwm.domain.deployments import Deployment
 from aiwm.domain.ids import new_id
+from aiwm.domain.limits import Limit
 from aiwm.domain.models import MASK, Model, Sealed
 from aiwm.domain.nodes import Resource
 from aiwm.domain.users import Organization, Principal, User
 
-Thing = Model | Deployment | Organization | User | ApiKey | Resource
+Thing = Model | Deployment | Organization | User | ApiKey | Resource | Limit
 
 _TYPES: dict[type[Thing], str] = {
     Model: "model",
@@ -22,6 +23,7 @@ _TYPES: dict[type[Thing], str] = {
     User: "user",
     ApiKey: "apiKey",
     Resource: "resource",
+    Limit: "limit",
 }
 _LEFT_OUT = frozenset(
     {

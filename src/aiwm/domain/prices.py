@@ -38,6 +38,9 @@ LARGEST_COST = 10**18
 """A million dollars in picodollars. No answer costs more: its numbers are wrong."""
 
 _MODAL_INPUT = ("inputAudio", "inputImage", "cacheReadAudio", "cacheReadImage")
+_READ = ("fresh_", "cache_")
+_WRITTEN = ("output_", "visible_", "reasoning_")
+"""What the counts of input, and those of output, are called."""
 _PARTS_OF_OUTPUT = ("reasoning", "outputAudio", "outputImage")
 
 Rates = Mapping[str, Decimal]
@@ -97,6 +100,14 @@ class Price:
         exact = self._per_request + sum([getattr(usage, count) * rate for count, rate in self._rates])
         cost = (exact + _PICODOLLAR // 2) // _PICODOLLAR
         return cost if cost <= LARGEST_COST else None
+
+    def most(self, *, input_tokens: int, output_tokens: int, web_searches: int) -> int:
+        """In picodollars: no usage of so much, of whatever kinds, costs more. What has no price adds nothing."""
+        read = max((rate for count, rate in self._rates if count.startswith(_READ)), default=0)
+        written = max((rate for count, rate in self._rates if count.startswith(_WRITTEN)), default=0)
+        searched = dict(self._rates).get("web_searches", 0)
+        exact = self._per_request + input_tokens * read + output_tokens * written + web_searches * searched
+        return (exact + _PICODOLLAR // 2) // _PICODOLLAR
 
     @property
     def cost_without_tokens(self) -> int | None:

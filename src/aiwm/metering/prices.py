@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from functools import lru_cache
 from importlib.metadata import version
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import orjson
@@ -73,6 +75,19 @@ _Key = tuple[str, str, str | None, int]
 """Provider, model, tier, day."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A request that is not answered yet, by the most that its answer can take."""
+
+    provider: Provider
+    model: str | None
+    """The one asked for."""
+    at: int
+    input_tokens: int
+    output_tokens: int
+    web_searches: int = 0
+
+
 class Prices:
     """`own` gives what operators have set for models, by their ids; models without are left out. Raises Unavailable."""
 
@@ -88,6 +103,39 @@ class Prices:
             found += [self._priced(row, own.get(row.model_id)) for row in rows[first : first + _AT_ONCE]]
             await asyncio.sleep(0)
         return found
+
+    def cost(self, row: UsageRow, own: OwnPrices | None) -> int | None:
+        """What the row will cost in the ledger, if `own` stays what it is."""
+        return self._priced(row, own).cost
+
+    def most(self, question: Question, own: OwnPrices | None) -> int | None:
+        """In picodollars: no answer costs more, whatever tier serves it; None if nobody knows a price."""
+        entry = own.at(question.at) if own is not None and _may_be_meant(own.model, question.model) else None
+        prices = [_own_price(entry)] if entry is not None else self._any_listed(question)
+        most = [
+            price.most(
+                input_tokens=question.input_tokens,
+                output_tokens=question.output_tokens,
+                web_searches=question.web_searches,
+            )
+            for price in prices
+        ]
+        return max(most, default=None)
+
+    def _any_listed(self, question: Question) -> list[Price]:
+        """Every price that an answer may turn out to have."""
+        provider, model = question.provider, question.model
+        if provider.price_list is None or model is None:
+            return []
+        words = [*provider.usage.tiers]
+        tiers = [None, *words, *("+".join(pair) for pair in combinations(words, 2))]
+        return [
+            bracket.price
+            for tier in tiers
+            for _, tariff in self._hours(provider, model, tier, question.at // _DAY_MS)
+            for bracket in tariff
+            if question.input_tokens > bracket.above
+        ]
 
     def _priced(self, row: UsageRow, own: OwnPrices | None) -> UsageRow:
         provider = registry.provider(row.provider)
@@ -118,13 +166,16 @@ class Prices:
         if provider.price_list is None or model is None:
             return ()
         day, at = divmod(row.started_at, _DAY_MS)
-        key = provider.name, model, row.service_tier, day
+        return next(tariff for until, tariff in self._hours(provider, model, row.service_tier, day) if at < until)
+
+    def _hours(self, provider: Provider, model: str, tier: str | None, day: int) -> Sequence[tuple[int, _Tariff]]:
+        key = provider.name, model, tier, day
         hours = self._days.get(key)
         if hours is None:
             if len(self._days) >= _MOST_KEPT:
                 self._days.clear()
-            hours = self._days[key] = _day(provider, model, row.service_tier, day)
-        return next(tariff for until, tariff in hours if at < until)
+            hours = self._days[key] = _day(provider, model, tier, day)
+        return hours
 
 
 def _refused(row: UsageRow, provider: Provider) -> bool:
@@ -142,6 +193,11 @@ def _is_meant(model: str | None, row: UsageRow) -> bool:
     """Whether a row is about the model that a price was set for. One that names no model is."""
     named = {row.model_asked, row.model_answered} - {None}
     return model is None or model in named or not named
+
+
+def _may_be_meant(model: str | None, asked: str | None) -> bool:
+    """The same of a request that is not answered yet."""
+    return model is None or asked is None or asked == model
 
 
 @lru_cache(maxsize=1024)

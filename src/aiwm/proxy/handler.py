@@ -1,6 +1,6 @@
 """The hot path: one inference request, from the caller's bytes to the provider's and back.
 
-authenticate -> look up the target -> rewrite the request -> send -> relay -> meter
+authenticate -> look up the target -> rewrite the request -> pass the limits -> send -> relay -> meter
 
 It does no SQL, takes no lock and asks no provider's name: what it needs was prepared in the `Target`.
 """
@@ -30,6 +30,7 @@ from aiwm.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from aiwm.metering.limits import Gate
 from aiwm.metering.meter import Book, Meter
 from aiwm.proxy.loans import Loan
 from aiwm.proxy.masking import Pieces, masked_error
@@ -61,6 +62,7 @@ class Inference:
         targets: TargetTable,
         upstream: Upstream,
         book: Book,
+        gate: Gate,
         clock: Clock,
         max_body_bytes: int,
     ) -> None:
@@ -68,6 +70,7 @@ class Inference:
         self._targets = targets
         self._upstream = upstream
         self._book = book
+        self._gate = gate
         self._clock = clock
         self._max_body_bytes = max_body_bytes
 
@@ -126,6 +129,17 @@ class Inference:
             book=self._book,
             clock=self._clock,
         )
+        passed = None
+        if self._gate.limits(principal, target):
+            passed = await self._gate.enter(
+                principal,
+                target,
+                request_id=call.request_id,
+                method=call.method,
+                asked=asked,
+                body=body if isinstance(body, bytes) else None,
+                length=_length(headers),
+            )
         try:
             _end_with_the_caller(call, target)
             while True:
@@ -166,13 +180,15 @@ class Inference:
             raise
         finally:
             call.on_gone = None
+            if passed is not None:
+                passed.leave(meter.row)
             if meter.row is not None:
                 call.tokens, call.end = meter.row.usage.total_tokens, meter.row.end
 
     def _refuse_too_large(self, headers: Firsts) -> None:
         """Before a byte of it is read, when the caller says how long it is."""
-        length = headers.get(b"content-length")
-        if length is not None and int(length) > self._max_body_bytes:
+        length = _length(headers)
+        if length is not None and length > self._max_body_bytes:
             raise BodyTooLarge(f"The request body is too large: at most {self._max_body_bytes} bytes are passed on")
 
 
@@ -357,6 +373,11 @@ def _defaults(headers: Firsts, target: Target) -> bytes:
     if not target.defaults:
         return b""
     return b"".join(line for name, line in target.defaults if name not in headers)
+
+
+def _length(headers: Firsts) -> int | None:
+    length = headers.get(b"content-length")
+    return None if length is None else int(length)
 
 
 def _framing(headers: Firsts, body: bytes | AsyncIterator[bytes]) -> tuple[bytes, bool]:

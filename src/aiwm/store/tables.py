@@ -171,6 +171,23 @@ deployments = Table(
     Index("ix_deployments_org_id_created_at", "org_id", "created_at"),
 )
 
+limits = Table(
+    "limits",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("org_id", String(255), nullable=False),
+    Column("subject_type", String(16), nullable=False),
+    Column("subject_id", String(255), nullable=False),
+    Column("requests_per_minute", BigInteger),
+    Column("tokens_per_minute", BigInteger),
+    Column("concurrent_requests", BigInteger),
+    Column("budget", BigInteger),
+    Column("budget_per", String(8)),
+    *_history(),
+    Index("ix_limits_org_id_created_at", "org_id", "created_at"),
+)
+"""`budget` is in picodollars."""
+
 audit = Table(
     "audit",
     metadata,

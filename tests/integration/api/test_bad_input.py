@@ -143,6 +143,27 @@ NEW_USER = {
     "fullname": (*WRONG_TYPES, None, "x" * 201, *CONTROL),
     "status": CHOICE,
 }
+NUMBER = (-1, 0, 1.5, True, "5", "", [], {}, {"x": 1}, 10**9 + 1, 10**40, 1e300)
+BUDGET = (
+    5, "x", [], True, {}, {"usd": 5}, {"per": "day"}, {"usd": 0, "per": "day"}, {"usd": -1, "per": "day"},
+    {"usd": "5", "per": "day"}, {"usd": True, "per": "day"}, {"usd": None, "per": "day"}, {"usd": 1e-7, "per": "day"},
+    {"usd": 10**7, "per": "day"}, {"usd": 1e300, "per": "day"}, {"usd": 5, "per": "week"}, {"usd": 5, "per": None},
+    {"usd": 5, "per": "Day"}, {"usd": 5, "per": ["day"]}, {"usd": 5, "per": "day", "unknown": 1},
+)  # fmt: skip
+NUMBERS_OF_LIMIT = {
+    "requestsPerMinute": NUMBER,
+    "tokensPerMinute": NUMBER,
+    "concurrentRequests": NUMBER,
+    "budget": BUDGET,
+}
+SUBJECT = (
+    5, None, "x", [], True, {}, {"type": "user"}, {"id": "x"}, {"type": "User", "id": "x"}, {"type": None, "id": "x"},
+    {"type": "user", "id": 5}, {"type": "user", "id": None}, {"type": "user", "id": ""}, {"type": "user", "id": " "},
+    {"type": "user", "id": "x" * 256}, {"type": "user", "id": "a\x00b"}, {"type": "user", "id": "a\nb"},
+    {"type": "apiKey", "id": "x"}, {"type": "apiKey", "id": "a" * 24}, {"type": "deployment", "id": "a" * 24},
+    {"type": "deployment", "id": "a" * 23}, {"type": "organization", "id": "a" * 24},
+    {"type": "user", "id": "x", "orgId": "x"},
+)  # fmt: skip
 CHANGE_OF_USER = {name: bad for name, bad in NEW_USER.items() if name != "orgId"}
 ORGANIZATION = {"name": NAME, "description": DESCRIPTION}
 
@@ -165,6 +186,7 @@ class Route:
         return self.title or f"{self.method} {self.path}"
 
 
+LIMIT = {"subject": {"type": "user", "id": "x"}, "requestsPerMinute": 5}
 SECRET_WORDS = "a long password"
 PERSON = {
     "username": "someone",
@@ -182,6 +204,9 @@ ROUTES_WITH_BODIES = [
     Route("PUT", "/models/{hosted}", {"name": "New"}, SELF_HOSTED, title="PUT /models self-hosted"),
     Route("POST", "/deployments", {"name": "x", "modelId": "{model}"}, NEW_DEPLOYMENT, ("name", "modelId")),
     Route("PUT", "/deployments/{deployment}", {"name": "New"}, CHANGE_OF_DEPLOYMENT),
+    Route("POST", "/limits", {"subject": {"type": "user", "id": "x"}, "requestsPerMinute": 5},
+          {"subject": SUBJECT, **NUMBERS_OF_LIMIT}, ("subject",)),
+    Route("PUT", "/limits/{limit}", {"requestsPerMinute": 5}, NUMBERS_OF_LIMIT),
     Route("POST", "/auth/login", {"username": "admin", "password": "wrong password"},
           {"username": WRONG_TYPES, "password": WRONG_TYPES}, ("username", "password"), iam=True),
     Route("POST", "/auth/refresh-token", {"refreshToken": "x"}, {"refreshToken": WRONG_TYPES},
@@ -228,6 +253,7 @@ async def office(aiwm: Inside) -> Office:
         "model": model["_id"],
         "hosted": hosted["_id"],
         "deployment": (await operator.deployment(model))["_id"],
+        "limit": (await operator("POST", "/limits", json=LIMIT)).json()["_id"],
         "user": made.json()["_id"],
         "organization": organization,
     }
@@ -285,9 +311,13 @@ async def test_an_unknown_field_is_named(office: Office, route: Route) -> None:
     assert office.aiwm.contents() == before
 
 
+OBJECTS = frozenset({"deploymentType", "apiConfig", "subject", "budget"})
+"""Fields in which an object is not wrong by itself."""
+
+
 @EVERY_ROUTE
 async def test_all_that_is_wrong_is_told_at_once(office: Office, route: Route) -> None:
-    wrong = {name: {"no": ["such", "thing"]} for name in route.bad if name not in {"deploymentType", "apiConfig"}}
+    wrong = {name: {"no": ["such", "thing"]} for name in route.bad if name not in OBJECTS}
     answer = await office.send(route, route.good | wrong | {"unknown": 1})
     named = {text.split(":")[0] for text in _require_refusal(answer, 400)}
     assert named == {*wrong, "unknown"}
@@ -377,6 +407,8 @@ WITH_ID = [
     ("DELETE", "/deployments/{id}", "Deployment"),
     ("POST", "/deployments/{id}/start", "Deployment"),
     ("POST", "/deployments/{id}/stop", "Deployment"),
+    ("GET", "/limits/{id}", "Limit"),
+    ("DELETE", "/limits/{id}", "Limit"),
     ("GET", "/users/{id}", "User"),
     ("DELETE", "/users/{id}", "User"),
     ("GET", "/organizations/{id}", "Organization"),

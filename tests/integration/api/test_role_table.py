@@ -101,6 +101,7 @@ class Entry:
 
 V, E, O, U = Role.VIEWER, Role.EDITOR, Role.OWNER, Role.UNIVERSE_OWNER  # noqa: E741
 NEW_USER = {"password": "correct horse", "roles": ["organization.viewer"]}
+LIMIT = {"subject": {"type": "user", "id": "somebody"}, "requestsPerMinute": 5}
 WRONG_CHANGE = {"currentPassword": "x", "newPassword": "short"}
 DOCS = ("/openapi.json", "/docs", "/docs/start.js", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css",
         "/docs/favicon-32x32.png")  # fmt: skip
@@ -152,6 +153,11 @@ TABLE: Final[dict[tuple[str, str, str], Entry]] = {
     ("AIWM", "GET", "/api-keys"): Entry(Rule.LIST, O, "key"),
     ("AIWM", "GET", "/api-keys/{id}"): Entry(Rule.THING, O, "key"),
     ("AIWM", "DELETE", "/api-keys/{id}"): Entry(Rule.THING, O, "key", told=True),
+    ("AIWM", "POST", "/limits"): Entry(Rule.MINE, O, body=LIMIT, good=201, told=True),
+    ("AIWM", "GET", "/limits"): Entry(Rule.LIST, O, "limit"),
+    ("AIWM", "GET", "/limits/{id}"): Entry(Rule.THING, O, "limit"),
+    ("AIWM", "PUT", "/limits/{id}"): Entry(Rule.THING, O, "limit", {"tokensPerMinute": 5}, told=True),
+    ("AIWM", "DELETE", "/limits/{id}"): Entry(Rule.THING, O, "limit", told=True),
     ("AIWM", "GET", "/usage"): Entry(Rule.MINE, V),
     ("AIWM", "GET", "/usage/requests"): Entry(Rule.LIST, V, "request"),
     ("AIWM", "GET", "/usage/requests/{id}"): Entry(Rule.THING, V, "request"),
@@ -268,6 +274,8 @@ class World:
             return await self._made("/users", NEW_USER | {"username": name}, org, iam=True)
         if noun == "key":
             return await self._made("/api-keys", {"name": name}, org)
+        if noun == "limit":
+            return await self._made("/limits", LIMIT, org)
         if noun == "request":
             row = usage_row(new_id(), org_id=org)
             await LedgerStore(self.aiwm.database).add([row])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -14,7 +16,7 @@ from msgspec.structs import replace
 import store_rows as rows
 from aiwm.domain.prices import OwnPrices, PriceEntry
 from aiwm.domain.usage import End, Source, Usage, UsageRow
-from aiwm.metering.prices import LIST, Prices
+from aiwm.metering.prices import LIST, Prices, Question
 from aiwm.metering.reading import Reading
 from aiwm.providers import registry
 from aiwm.wire.sse import EventSplitter
@@ -329,3 +331,61 @@ async def _seconds(by: Prices, batch: list[UsageRow]) -> float:
     began = time.perf_counter()
     await by.priced(batch)
     return time.perf_counter() - began
+
+
+# --- the most that an answer can cost --------------------------------------------------------------------------
+
+
+def most(provider: str, model: str | None, read: int, written: int, *, by: Prices, own: OwnPrices | None = None) -> Any:
+    question = Question(
+        provider=registry.provider(provider),
+        model=model,
+        at=NOON,
+        input_tokens=read,
+        output_tokens=written,
+        web_searches=2,
+    )
+    return by.most(question, own)
+
+
+@pytest.mark.parametrize(
+    ("provider", "model"),
+    [
+        ("openai", "gpt-4o"), ("openai", "gpt-5"), ("openai", "gpt-4o-audio-preview"),
+        ("anthropic", "claude-sonnet-4-5"), ("anthropic", "claude-opus-4-6"), ("google", "gemini-2.5-pro"),
+        ("google", "gemini-2.5-flash"), ("xai", "grok-4"), ("deepseek", "deepseek-chat"),
+        ("groq", "llama-3.3-70b-versatile"),
+    ],
+)  # fmt: skip
+async def test_no_answer_costs_more_than_the_most_whatever_tier_serves_it(provider: str, model: str) -> None:
+    choice, by, known = random.Random(7), prices(), 0
+    tiers = [None, *registry.provider(provider).usage.tiers]
+    for _ in range(300):
+        read, written = choice.choice([10, 10_000, 500_000]), choice.choice([1, 5000])
+        used = choice.randint(0, read)
+        cached = choice.randint(0, used)
+        kept = choice.randint(0, used - cached)
+        usage = Usage(
+            input_tokens=used,
+            output_tokens=choice.randint(0, written),
+            cache_read_tokens=cached,
+            cache_write_tokens=kept,
+            cache_write_1h_tokens=choice.randint(0, kept),
+            web_searches=choice.randint(0, 2),
+        )
+        answer = row(provider, model, usage=usage, model_asked=model, service_tier=choice.choice(tiers))
+        cost = by.cost(answer, None)
+        if cost is not None:
+            known += 1
+            assert cost <= most(provider, model, read, written, by=by)
+    assert known > 20
+
+
+async def test_the_most_is_by_what_an_operator_has_set_and_else_by_the_list_and_else_unknown() -> None:
+    rates = (("input", Decimal(1)), ("output", Decimal(2)), ("perRequest", Decimal(1)))
+    own = OwnPrices("gpt-4o", [PriceEntry(0, rates)])
+    assert most("openai", "gpt-4o", 1000, 500, by=prices(), own=own) == (1000 * 1 + 500 * 2 + 1_000_000) * 10**6
+    listed = most("openai", "gpt-4o-mini", 1000, 500, by=prices())
+    assert most("openai", "gpt-4o-mini", 1000, 500, by=prices(), own=own) == listed > 0
+    assert most("openai", "nobody-knows-it", 1000, 500, by=prices()) is None
+    assert most("openai", None, 1000, 500, by=prices()) is None

@@ -84,6 +84,25 @@ def upgrade() -> None:
     op.create_index("ix_ledger_labels_deployment_id", "ledger_labels", ["deployment_id"], unique=False)
     op.create_index("ix_ledger_labels_org_id", "ledger_labels", ["org_id"], unique=False)
     op.create_table(
+        "limits",
+        sa.Column("id", sa.String(length=24), nullable=False),
+        sa.Column("org_id", sa.String(length=255), nullable=False),
+        sa.Column("subject_type", sa.String(length=16), nullable=False),
+        sa.Column("subject_id", sa.String(length=255), nullable=False),
+        sa.Column("requests_per_minute", sa.BigInteger(), nullable=True),
+        sa.Column("tokens_per_minute", sa.BigInteger(), nullable=True),
+        sa.Column("concurrent_requests", sa.BigInteger(), nullable=True),
+        sa.Column("budget", sa.BigInteger(), nullable=True),
+        sa.Column("budget_per", sa.String(length=8), nullable=True),
+        sa.Column("created_by", sa.String(length=255), nullable=False),
+        sa.Column("updated_by", sa.String(length=255), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False),
+        sa.Column("deleted_at", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name="pk_limits"),
+    )
+    op.create_index("ix_limits_org_id_created_at", "limits", ["org_id", "created_at"], unique=False)
+    op.create_table(
         "models",
         sa.Column("id", sa.String(length=24), nullable=False),
         sa.Column("org_id", sa.String(length=255), nullable=False),
