@@ -157,7 +157,8 @@ class Gateway:
             "apiConfig": {"apiKey": "sk-bench-0123456789abcdef"},
         }
         model = self.call("POST", "/models", new)
-        self.base = self.streams = self.inference(self.deploy("measured", model["_id"]))
+        self.deployed = self.deploy("measured", model["_id"])
+        self.base = self.streams = self.inference(self.deployed)
         self.soaked = self.deploy("soaked", model["_id"])
 
     def deploy(self, name: str, model: str) -> str:
