@@ -19,7 +19,6 @@ import mmap
 import os
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from zlib import crc32
 
@@ -216,8 +215,12 @@ async def watch(folder: Path, save: Save, *, every_seconds: float = 5.0) -> None
     """Recovers what other processes leave when they die, until cancelled. A ledger that is away is tried again."""
     while True:
         await asyncio.sleep(every_seconds)
-        with suppress(Unavailable):
+        try:
             await recover(folder, save)
+        except Unavailable:
+            continue
+        except Exception:  # noqa: BLE001 - the files are still there
+            _log.exception("journals of processes that died can't be moved; it is tried again")
 
 
 def _abandoned_in(folder: Path) -> list[tuple[Path, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
@@ -18,6 +19,8 @@ GATHER_SECONDS = 0.25
 LARGEST_BATCH = 2000
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 _FLUSH_SECONDS = 10
+_SLOW_SECONDS = 5.0
+"""A batch that takes longer waits for something: another program may have the table locked."""
 
 _log = structlog.get_logger(__name__)
 
@@ -25,8 +28,9 @@ _log = structlog.get_logger(__name__)
 class Recorder:
     """Owned by one task, `run`. `record` never waits; `flush` waits until what was recorded before it is saved."""
 
-    def __init__(self, save: Save) -> None:
+    def __init__(self, save: Save, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._save = save
+        self._monotonic = monotonic
         self._pending: list[UsageRow] = []
         self._taken = 0
         self._saved = 0
@@ -34,8 +38,13 @@ class Recorder:
         self._work = asyncio.Event()
         self._hurry = asyncio.Event()
         self._moved = asyncio.Condition()
-        self.failing = False
-        """Whether the last attempt to save found the database away. Nothing is lost by it: rows wait."""
+        self._refused = False
+        self._since: float | None = None
+
+    @property
+    def failing(self) -> bool:
+        """Whether the database is away, or lets rows wait. Nothing is lost by it."""
+        return self._refused or (self._since is not None and self._monotonic() - self._since > _SLOW_SECONDS)
 
     @property
     def waiting(self) -> int:
@@ -87,19 +96,25 @@ class Recorder:
     async def _saved_at_last(self, batch: Sequence[UsageRow]) -> None:
         """Tries until the database takes the batch: rows are never dropped because it is away."""
         pause = _FIRST_PAUSE
+        self._since = self._monotonic()
         while True:
             try:
                 await self._save(batch)
-            except Unavailable as error:
-                if not self.failing:
-                    _log.warning(
-                        "the ledger can't be written; rows wait", rows=self.waiting, reason=repr(error.__cause__)
-                    )
-                self.failing = True
+            except Exception as error:  # noqa: BLE001 - whatever it is, the rows are not saved, and others come
+                if not self._refused:
+                    self._tell(error)
+                self._refused = True
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
             else:
                 if self.failing:
                     _log.warning("the ledger is written again", rows=len(batch))
-                self.failing = False
+                self._refused, self._since = False, None
                 return
+
+    def _tell(self, error: Exception) -> None:
+        text = "the ledger can't be written; rows wait"
+        if isinstance(error, Unavailable):
+            _log.warning(text, rows=self.waiting, reason=repr(error.__cause__))
+        else:
+            _log.exception(text, rows=self.waiting)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import rows
 from aiwm.domain.usage import End, UsageRow
 from aiwm.errors import StartError, Unavailable
-from aiwm.metering.journal import Journal, recover
+from aiwm.metering.journal import Journal, recover, watch
 from rows import closing, opening
 
 
@@ -239,6 +239,24 @@ async def test_files_that_are_settled_while_others_are_made_durable_do_no_harm(
     running.cancel()
     assert len(files(tmp_path)) == 1
     died(ours)
+
+
+@pytest.mark.parametrize("error", [Unavailable(), OSError("the disk is gone")], ids=["away", "unexpected"])
+async def test_journals_of_the_dead_are_moved_as_soon_as_they_can_be(tmp_path: Path, error: Exception) -> None:
+    ours = journal(tmp_path)
+    ours.opened(opening(1))
+    died(ours)
+    errors, moved = [error, error], asyncio.Event()
+
+    async def save(rows: Sequence[UsageRow]) -> None:
+        if errors:
+            raise errors.pop()
+        moved.set()
+
+    watching = asyncio.create_task(watch(tmp_path, save, every_seconds=0.01))
+    async with asyncio.timeout(20):
+        await moved.wait()
+    watching.cancel()
 
 
 def test_as_long_as_requests_are_refused_a_closing_that_found_room_does_not_say_that_all_is_well(

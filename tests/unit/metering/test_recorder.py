@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from aiwm.domain.usage import UsageRow
 from aiwm.errors import Unavailable
@@ -19,13 +21,17 @@ class Ledger:
     def __init__(self) -> None:
         self.batches: list[Sequence[UsageRow]] = []
         self.refusals = 0
+        self.refusal: Exception = Unavailable()
         self.tried = asyncio.Event()
+        self.unlocked = asyncio.Event()
+        self.unlocked.set()
 
     async def save(self, rows: Sequence[UsageRow]) -> None:
         self.tried.set()
         if self.refusals:
             self.refusals -= 1
-            raise Unavailable
+            raise self.refusal
+        await self.unlocked.wait()
         self.batches.append(rows)
 
     @property
@@ -34,8 +40,8 @@ class Ledger:
 
 
 @asynccontextmanager
-async def at_work(ledger: Ledger) -> AsyncIterator[Recorder]:
-    recorder = Recorder(ledger.save)
+async def at_work(ledger: Ledger, **options: Any) -> AsyncIterator[Recorder]:
+    recorder = Recorder(ledger.save, **options)
     task = asyncio.create_task(recorder.run())
     try:
         yield recorder
@@ -71,6 +77,35 @@ async def test_rows_wait_while_the_database_is_away_and_none_is_lost_or_doubled(
         recorder.record(closing(2))
         await recorder.flush()
         assert ledger.rows == [closing(1), closing(2)]
+        assert not recorder.failing
+
+
+async def test_an_error_that_nobody_thought_of_loses_no_row_and_does_not_end_the_work() -> None:
+    ledger = Ledger()
+    ledger.refusals, ledger.refusal = 1, OSError("the disk is gone")
+    async with at_work(ledger) as recorder:
+        recorder.record(closing(1))
+        with capture_logs() as logs:
+            await ledger.tried.wait()
+            assert recorder.failing
+            recorder.record(closing(2))
+            await recorder.flush()
+        assert ledger.rows == [closing(1), closing(2)]
+        assert [line["log_level"] for line in logs] == ["error", "warning"]
+
+
+async def test_a_database_that_lets_rows_wait_is_said_to_fail_until_it_takes_them() -> None:
+    now = 1000.0
+    ledger = Ledger()
+    ledger.unlocked.clear()
+    async with at_work(ledger, monotonic=lambda: now) as recorder:
+        recorder.record(closing(1))
+        await ledger.tried.wait()
+        assert not recorder.failing
+        now += 5.1
+        assert recorder.failing
+        ledger.unlocked.set()
+        await recorder.flush()
         assert not recorder.failing
 
 
