@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import Field, StrictBool, StrictFloat, StrictInt
+from pydantic import AfterValidator, Field, StrictInt
 from starlette.responses import Response, StreamingResponse
 
 from aiwm.api.endpoints import endpoint_json
@@ -23,12 +23,26 @@ _AllowedModels = Annotated[
 ]
 
 
+_LONGEST_NAME, _LONGEST_VALUE, _LARGEST = 100, 200, 1 << 53
+
+
+def _plain(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Each value by itself; whether the engine knows it is said later, by its kind."""
+    for name, value in arguments.items():
+        if len(name) > _LONGEST_NAME:
+            raise ValueError(f"a name has at most {_LONGEST_NAME} characters")
+        is_plain = isinstance(value, bool | int | float | str) and len(str(value)) <= _LONGEST_VALUE
+        if not is_plain or (isinstance(value, int) and abs(value) > _LARGEST):
+            raise ValueError(
+                f"{name}: must be true or false, a number, or a text of at most {_LONGEST_VALUE} characters"
+            )
+    return arguments
+
+
 _Arguments = Annotated[
-    dict[
-        Annotated[str, Field(max_length=100)],
-        StrictBool | StrictInt | StrictFloat | Annotated[str, Field(max_length=200)],
-    ],
-    Field(max_length=50),
+    dict[str, Any],
+    Field(max_length=50, json_schema_extra={"additionalProperties": {"type": ["boolean", "number", "string"]}}),
+    AfterValidator(_plain),
 ]
 _Replicas = Annotated[StrictInt, Field(ge=1, le=64)]
 _IdleTimeout = Annotated[StrictInt, Field(ge=1, le=30 * 86_400)]

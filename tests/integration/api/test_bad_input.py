@@ -168,6 +168,21 @@ CHANGE_OF_USER = {name: bad for name, bad in NEW_USER.items() if name != "orgId"
 ORGANIZATION = {"name": NAME, "description": DESCRIPTION}
 
 
+COUNT = (-1, "1", 1.5, True, [], {}, 10**40, None)
+ARGUMENTS = (5, "x", [], True, {"a": []}, {"a": {}}, {"a": None}, {"a": "x" * 201}, {"n" * 101: 1}, {"a": 1})
+OF_ENGINES = {
+    "arguments": ARGUMENTS,
+    "replicas": (*COUNT, 0, 65),
+    "idleTimeout": (*(bad for bad in COUNT if bad is not None), 0, 30 * 86_400 + 1),
+}
+RESOURCE = {
+    "name": NAME,
+    "gpus": (*COUNT, 1025),
+    "cpus": (-1, "1", True, [], {}, 1e300, None),
+    "memoryBytes": (*COUNT, 1 << 61),
+}
+
+
 @dataclass
 class Route:
     """A route that reads a body: one that is good, and what each field of it must not be."""
@@ -207,6 +222,12 @@ ROUTES_WITH_BODIES = [
     Route("POST", "/limits", {"subject": {"type": "user", "id": "x"}, "requestsPerMinute": 5},
           {"subject": SUBJECT, **NUMBERS_OF_LIMIT}, ("subject",)),
     Route("PUT", "/limits/{limit}", {"requestsPerMinute": 5}, NUMBERS_OF_LIMIT),
+    Route("POST", "/deployments", {"name": "x", "modelId": "{model}"}, OF_ENGINES,
+          title="POST /deployments of engines"),
+    Route("PUT", "/deployments/{deployment}", {"name": "New"}, OF_ENGINES, title="PUT /deployments of engines"),
+    Route("POST", "/resources", {"name": "x", "nodeId": "{node}"}, RESOURCE | {"nodeId": IDENTIFIER, "type": CHOICE},
+          ("name", "nodeId")),
+    Route("PUT", "/resources/{resource}", {"name": "New"}, RESOURCE),
     Route("POST", "/auth/login", {"username": "admin", "password": "wrong password"},
           {"username": WRONG_TYPES, "password": WRONG_TYPES}, ("username", "password"), iam=True),
     Route("POST", "/auth/refresh-token", {"refreshToken": "x"}, {"refreshToken": WRONG_TYPES},
@@ -237,6 +258,8 @@ class Office:
     def _about(self, body: Any) -> Any:
         if isinstance(body, dict) and body.get("modelId") == "{model}":
             return body | {"modelId": self.things["model"]}
+        if isinstance(body, dict) and body.get("nodeId") == "{node}":
+            return body | {"nodeId": self.things["node"]}
         return body
 
 
@@ -249,7 +272,11 @@ async def office(aiwm: Inside) -> Office:
     assert made.status_code == 201, made.text
     operator = aiwm.caller(Role.UNIVERSE_OWNER, org=organization)
     model, hosted = await operator.model(), await operator.model(**self_hosted())
+    node = aiwm.program.nodes.here.id
+    resource = await operator("POST", "/resources", json={"name": "Small", "nodeId": node})
     things = {
+        "node": node,
+        "resource": resource.json()["_id"],
         "model": model["_id"],
         "hosted": hosted["_id"],
         "deployment": (await operator.deployment(model))["_id"],
