@@ -15,6 +15,8 @@ from aiwm.server import Server, bind, bound
 from aiwm.web.call import Call
 from aiwm.web.connection import Patience
 
+_LARGE = 20_000_000
+
 
 async def _app(call: Call) -> None:
     if call.path == b"/half":
@@ -22,6 +24,9 @@ async def _app(call: Call) -> None:
         call.flush()
         call.write(b"half")
         await asyncio.Event().wait()
+    if call.path == b"/large":
+        call.answer(200, [(b"content-length", b"%d" % _LARGE)], b"x" * _LARGE)
+        return
     if call.path == b"/body":
         body = b"%d" % len(await call.body(max_bytes=1 << 20))
     else:
@@ -137,6 +142,32 @@ async def test_calls_that_are_sent_without_waiting_are_answered_in_turn(port: in
     calls = [call % (size, b"" if size != 11 else b"Connection: close\r\n", b"x" * size) for size in sizes]
     answers = await _exchange(port, b"".join(calls))
     assert [int(answer.rpartition(b"\r\n")[2]) for answer in answers.split(b"HTTP/1.1 200 OK")[1:]] == list(sizes)
+
+
+async def test_what_stands_behind_a_body_is_no_header(port: int) -> None:
+    call = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = await _exchange(port, call + b"2\r\nhi\r\n0\r\nX-Late: 1\r\n\r\n")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2]).keys() == {"host", "connection", "transfer-encoding"}
+
+
+async def test_a_caller_who_reads_slowly_gets_all_of_it_and_one_who_does_not_read_is_left() -> None:
+    async with _serving(stuck=0.3, rest=0.3) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1000)
+        writer.write(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        size = 0
+        while piece := await reader.read(100_000):
+            size += len(piece)
+            if size < _LARGE // 4:
+                await asyncio.sleep(0.02)
+        assert size > _LARGE
+        writer.close()
+
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1000)
+        writer.write(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asyncio.sleep(1.5)  # Nothing is read for longer than twice its patience.
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await reader.readexactly(_LARGE)
+        writer.close()
 
 
 async def test_an_offer_to_upgrade_is_not_taken_up_and_the_body_is_read(port: int) -> None:

@@ -192,7 +192,7 @@ class Call:
         if not self._whole:
             self._unwanted = True
             self._pieces.clear()
-            self._wait_for_more()
+            self._wire.resume_reading()
 
     def _wait_for_more(self) -> None:
         if self._expects_continue:
@@ -217,6 +217,8 @@ class Call:
         """
         self._left = -1
         closing = False
+        if self._expects_continue and not self._whole:
+            self._keep = False  # A caller who was not asked for its body may send it or leave it out.
         lines = [STATUS_LINES[status]]
         for name, value in headers:
             if name == b"content-length":

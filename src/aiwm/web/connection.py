@@ -94,6 +94,7 @@ class Connection(asyncio.Protocol):
         "_timer",
         "_timer_at",
         "_transport",
+        "_unsent",
         "_url",
         "held_back",
     )
@@ -122,6 +123,8 @@ class Connection(asyncio.Protocol):
         self._reading = True
         self._stopping = False
         self.held_back = False
+        self._unsent = 0
+        """What waited to be taken when a caller who is held back was last looked at."""
         self._drained: asyncio.Future[None] | None = None
         self._deadline = _NEVER
         self._timer: asyncio.TimerHandle | None = None
@@ -166,6 +169,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.held_back = True
+        self._unsent = 0
         self._expect(self._patience.stuck)
 
     def resume_writing(self) -> None:
@@ -173,6 +177,8 @@ class Connection(asyncio.Protocol):
         self._deadline = _NEVER
         if self._new is not None:
             self._expect(self._patience.body)
+        elif self._call is None:
+            self._expect(self._patience.rest)
         drained, self._drained = self._drained, None
         if drained is not None and not drained.done():
             drained.set_result(None)
@@ -198,6 +204,8 @@ class Connection(asyncio.Protocol):
         if self._muted:
             return
         self._take(len(name) + len(value))
+        if not self._url:
+            return  # Behind the body: a trailer, and nobody's header.
         name = name.lower()
         self._headers.append((name, value))
         if name == b"expect" and value.lower() == b"100-continue":
@@ -290,7 +298,7 @@ class Connection(asyncio.Protocol):
         self.resume_reading()
         if self._line:
             self._begin(self._line.popleft())
-        else:
+        elif not self.held_back:
             self._expect(self._patience.rest if self._new is None else self._patience.body)
 
     def stop(self) -> None:
@@ -369,7 +377,12 @@ class Connection(asyncio.Protocol):
         if self._loop.time() + _CLOCK_STEP < self._deadline:
             self._arm()
         elif self.held_back:
-            self._transport.abort()
+            # Slow is not stuck.
+            before, self._unsent = self._unsent, self._transport.get_write_buffer_size()
+            if before != self._unsent:
+                self._expect(self._patience.stuck)
+            else:
+                self._transport.abort()
         elif self._new is not None and not self._reading:
             self._expect(self._patience.body)  # It is we who hold the caller back.
         elif self._url or (self._new is not None and not self._new.answered):

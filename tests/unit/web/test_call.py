@@ -106,6 +106,16 @@ async def test_a_caller_who_waits_to_be_asked_is_asked_once_and_only_when_its_bo
     assert wire.written == b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
+async def test_a_caller_who_was_never_asked_for_its_body_is_told_that_the_connection_ends() -> None:
+    wire = Wire()
+    made = call(wire, expects_continue=True)
+    made.discard()
+    made.answer(401, [(b"content-length", b"5")], b"hello")
+    assert wire.written.startswith(b"HTTP/1.1 401 ")
+    assert b"connection: close\r\n" in wire.written
+    assert wire.ends == [False]
+
+
 # --- the answer ----------------------------------------------------------------------------------------------------
 
 _LENGTH: list[Header] = [(b"content-length", b"5")]
