@@ -151,20 +151,20 @@ async def test_what_stands_behind_a_body_is_no_header(port: int) -> None:
 
 
 async def test_a_caller_who_reads_slowly_gets_all_of_it_and_one_who_does_not_read_is_left() -> None:
-    async with _serving(stuck=0.3, rest=0.3) as port:
+    async with _serving(stuck=1.0, rest=1.0) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1000)
         writer.write(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         size = 0
         while piece := await reader.read(100_000):
             size += len(piece)
             if size < _LARGE // 4:
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.04)
         assert size > _LARGE
         writer.close()
 
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1000)
         writer.write(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
-        await asyncio.sleep(1.5)  # Nothing is read for longer than twice its patience.
+        await asyncio.sleep(3)  # Nothing is read for longer than twice its patience.
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await reader.readexactly(_LARGE)
         writer.close()
