@@ -139,7 +139,7 @@ class Standing:
     spent: Picodollars = 0
     """In the budget's day or month."""
     reserved: Picodollars = 0
-    """For requests under way, and for those that the ledger does not have yet."""
+    """For requests under way."""
 
 
 def usd(amount: Picodollars) -> str:

@@ -1,9 +1,9 @@
 """The gate that requests pass before they go out: what limits say is counted here, in memory, by one process.
 
 A request takes from every limit that it falls under, or from none: between looking and taking nobody else has a turn.
-Of a budget it takes the most that it can cost, and that stays reserved until the ledger has its row; then the row's
-cost is spent instead. What is spent is what the ledger says, so a process that dies leaves no reservation behind: its
-own are forgotten with it, and the next one reads what was spent.
+Of a budget it takes the most that it can cost; once it is over, what it has cost is spent instead. What is spent is
+what the ledger says, and what it is about to say: so a process that dies leaves no reservation behind. Its own are
+forgotten with it, and the next one reads what was spent.
 """
 
 from __future__ import annotations
@@ -94,37 +94,51 @@ class Window:
 class _Money:
     """A budget's present day or month."""
 
-    __slots__ = ("_reserved", "begin", "reserved", "spent", "unknown")
+    __slots__ = ("_costs", "_most", "begin", "reserved", "settled", "spent", "unknown")
 
     def __init__(self, begin: int) -> None:
         self.begin = begin
         self.spent: Picodollars = 0
         """By the ledger."""
+        self.settled: Picodollars = 0
+        """By answers that the ledger does not have yet."""
         self.unknown: Picodollars = 0
         """The most that those answers can have cost of whose cost the ledger says that it is not known."""
         self.reserved: Picodollars = 0
-        self._reserved: dict[str, Picodollars] = {}
-        """By request: its most, and from its end on what it has cost, until the ledger has it."""
+        """The most that requests under way can cost."""
+        self._most: dict[str, Picodollars] = {}
+        self._costs: dict[str, Picodollars] = {}
+        """By request, what `reserved` and `settled` are the sums of."""
 
     @property
     def gone(self) -> Picodollars:
-        return self.spent + self.unknown
+        return self.spent + self.settled + self.unknown
 
     def reserve(self, request_id: str, most: Picodollars) -> None:
-        self._reserved[request_id] = most
+        self._most[request_id] = most
         self.reserved += most
 
-    def settle(self, request_id: str, cost: Picodollars) -> None:
-        """Nothing, if the day or month is over in which it was reserved, or the ledger was quicker."""
-        if request_id in self._reserved:
-            self.reserved += cost - self._reserved[request_id]
-            self._reserved[request_id] = cost
+    def release(self, request_id: str) -> Picodollars | None:
+        """What was reserved; None if nothing is: the day or month of it is over, or the ledger was quicker."""
+        most = self._most.pop(request_id, None)
+        self.reserved -= most or 0
+        return most
 
-    def release(self, request_id: str) -> Picodollars:
-        """What was reserved."""
-        amount = self._reserved.pop(request_id, 0)
-        self.reserved -= amount
-        return amount
+    def settle(self, request_id: str, cost: Picodollars) -> None:
+        if self.release(request_id) is not None:
+            self._costs[request_id] = cost
+            self.settled += cost
+
+    def book(self, row: UsageRow) -> None:
+        """The ledger has it, and its cost."""
+        self.settled -= self._costs.pop(row.request_id, 0)
+        most = self.release(row.request_id) or 0
+        if row.started_at < self.begin:
+            return
+        if row.cost is None:
+            self.unknown += most
+        else:
+            self.spent += row.cost
 
 
 class _Counter:
@@ -337,16 +351,8 @@ class Limiter:
         """These rows have come into the ledger, with their costs."""
         for row in rows:
             for counter in self._met(row.org_id, row.user_id, row.api_key_id, row.deployment_id):
-                if counter.limit.budget is None:
-                    continue
-                money = counter.turned(self._clock())
-                reserved = money.release(row.request_id)
-                if row.started_at < money.begin:
-                    continue
-                if row.cost is None:
-                    money.unknown += reserved
-                else:
-                    money.spent += row.cost
+                if counter.limit.budget is not None:
+                    counter.turned(self._clock()).book(row)
 
     def standing(self, limit: Limit) -> Standing:
         counter = self._found(limit)

@@ -275,7 +275,8 @@ class World:
         if noun == "key":
             return await self._made("/api-keys", {"name": name}, org)
         if noun == "limit":
-            return await self._made("/limits", LIMIT, org)
+            subject = {"type": "user", "id": name}
+            return {"name": name, **await self._made("/limits", LIMIT | {"subject": subject}, org)}
         if noun == "request":
             row = usage_row(new_id(), org_id=org)
             await LedgerStore(self.aiwm.database).add([row])
