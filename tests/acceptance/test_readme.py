@@ -34,13 +34,15 @@ def test_the_commands_that_it_names_are_there_and_can_be_run() -> None:
 
 def test_the_first_five_minutes_end_with_an_answer_and_its_count(gateway: Gateway) -> None:
     typed = [block for block in SHELL if "./script/" not in block]
-    assert len(typed) == 3
+    assert len(typed) == 5
     script = "set -eu\n" + "\necho; echo ---\n".join(here(block, gateway) for block in typed)
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    answer, count = done.stdout.split("---")[-2:]
+    answer, count, key, usage = done.stdout.split("---")[-4:]
     assert "This is a simulated answer" in answer
     assert '"requestCount":1' in count
+    assert "aiwm_sk_" in key
+    assert '"requestCount":1' in usage
 
 
 @pytest.fixture(scope="module")

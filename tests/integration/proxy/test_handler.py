@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from callers import Door, answering, fields, request
+from callers import Door, answering, eventually, fields, request
 from fakes import RawServer
 from gateway import Gateway
 
@@ -562,7 +562,11 @@ async def test_a_row_carries_the_correlation_id_of_its_answer(door: Door) -> Non
         seen = await door.call(deployment)
         row = await door.row(deployment)
     assert row["correlation_id"].encode() == seen.one(b"x-correlation-id")
-    assert any(row["correlation_id"] in line and deployment in line for line in door.gateway.log.splitlines())
+
+    async def logged() -> bool:
+        return any(row["correlation_id"] in line and deployment in line for line in door.gateway.log.splitlines())
+
+    await eventually(logged)
 
 
 async def test_a_model_name_that_no_database_takes_is_counted_all_the_same(door: Door) -> None:
