@@ -95,7 +95,6 @@ SEEN_THROUGH = {
     "cli": "acceptance/test_serve.py",
     "cli/demo.py": "acceptance/test_first_minutes.py",
     "control/api_keys.py": "integration/api/test_api_keys.py",
-    "control/limits.py": "integration/api/test_limits.py",
     "control/models.py": "integration/api/test_models.py",
     "control/deployments.py": "integration/api/test_deployments.py",
     "control/secrets.py": "acceptance/test_keys.py",
