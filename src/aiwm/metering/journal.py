@@ -8,7 +8,8 @@ removed when all of its have left.
 
 A line is a checksum (CRC-32 over the rest, in hex), a kind (`O` or `C`) and the row as JSON. The opening is already the
 row to book if the process dies: `gateway-died`. So recovery is to read the files that no living process holds, to
-let closings replace openings, and to hand the rows to the ledger, which takes each request once.
+let closings replace openings, and to hand the rows to the ledger, which takes each request once. A line of the kind `S`
+has the ids of rows that the ledger got: it need not know them for ever.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ _RECOVERED_BATCH = 1000
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(UsageRow).decode
+_decode_ids = msgspec.json.Decoder(list[str]).decode
 _log = structlog.get_logger(__name__)
 
 Save = Callable[[Sequence[UsageRow]], Awaitable[None]]
@@ -123,6 +125,9 @@ class Journal:
             self._older.remove(segment)
             self._dirty.pop(segment, None)
             segment.remove()
+        line = _line(b"S", [row.request_id for row in rows])
+        if self._current.has_room(len(line), opening=True):
+            self._current.append(line)
 
     async def run(self) -> None:
         """Makes lines durable, until cancelled."""
@@ -150,8 +155,7 @@ class Journal:
                 segment.remove()
 
     def _append(self, kind: bytes, row: UsageRow, *, opening: bool) -> bool:
-        text = kind + b" " + _encode(row)
-        line = b"%08x %b\n" % (crc32(text), text)
+        line = _line(kind, row)
         try:
             segment = self._current
             if not segment.has_room(len(line), opening=opening):
@@ -186,6 +190,11 @@ class Journal:
         self.failing = True
 
 
+def _line(kind: bytes, what: UsageRow | Sequence[str]) -> bytes:
+    text = kind + b" " + _encode(what)
+    return b"%08x %b\n" % (crc32(text), text)
+
+
 async def recover(folder: Path, save: Save) -> int:
     """Moves what dead processes left into the ledger and removes their files; answers how many rows that were.
 
@@ -196,9 +205,10 @@ async def recover(folder: Path, save: Save) -> int:
     try:
         # All files together: a long answer may have been opened in one and closed in the next.
         rows: dict[str, UsageRow] = {}
+        settled: set[str] = set()
         for path, _ in found:
-            _read(path, rows)
-        last_words = list(rows.values())
+            _read(path, rows, settled)
+        last_words = [row for id_, row in rows.items() if id_ not in settled]
         for first in range(0, len(last_words), _RECOVERED_BATCH):
             await save(last_words[first : first + _RECOVERED_BATCH])
         for path, _ in found:
@@ -206,9 +216,9 @@ async def recover(folder: Path, save: Save) -> int:
     finally:
         for _, descriptor in found:
             os.close(descriptor)
-    if rows:
-        _log.warning("recovered the journals of processes that died", rows=len(rows), files=len(found))
-    return len(rows)
+    if last_words:
+        _log.warning("recovered the journals of processes that died", rows=len(last_words), files=len(found))
+    return len(last_words)
 
 
 async def watch(folder: Path, save: Save, *, every_seconds: float = 5.0) -> None:
@@ -250,21 +260,23 @@ def _abandoned(path: Path) -> int | None:
     return descriptor
 
 
-def _read(path: Path, rows: dict[str, UsageRow]) -> None:
+def _read(path: Path, rows: dict[str, UsageRow], settled: set[str]) -> None:
     """Adds the last line of each request in a file to `rows`, by request id; a closing replaces an opening."""
     damaged = 0
     with path.open("rb") as file:
-        for kind, row in _lines(file):
-            if row is None:
+        for kind, said in _lines(file):
+            if said is None:
                 damaged += 1
-            elif kind == b"C" or row.request_id not in rows:
-                rows[row.request_id] = row
+            elif not isinstance(said, UsageRow):
+                settled.update(said)
+            elif kind == b"C" or said.request_id not in rows:
+                rows[said.request_id] = said
     if damaged:
         _log.warning("lines of a journal are not whole and were passed over", lines=damaged, file=path.name)
 
 
-def _lines(file: Iterator[bytes]) -> Iterator[tuple[bytes, UsageRow | None]]:
-    """(kind, row) of each line; no row for a line that is not what was once written."""
+def _lines(file: Iterator[bytes]) -> Iterator[tuple[bytes, UsageRow | Sequence[str] | None]]:
+    """Kind of each line, and what it says; nothing for a line that is not what was once written."""
     for line in file:
         text = line.rstrip(b"\n")
         if not text.strip(b"\0"):
@@ -274,6 +286,6 @@ def _lines(file: Iterator[bytes]) -> Iterator[tuple[bytes, UsageRow | None]]:
             if not line.endswith(b"\n") or int(checksum, 16) != crc32(rest):
                 yield b"", None
                 continue
-            yield rest[:1], _decode(rest[2:])
+            yield rest[:1], (_decode_ids if rest[:1] == b"S" else _decode)(rest[2:])
         except (ValueError, msgspec.DecodeError):
             yield b"", None

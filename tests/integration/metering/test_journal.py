@@ -199,6 +199,35 @@ def test_a_full_disk_refuses_requests_and_loses_none_that_was_accepted(tmp_path:
     assert opening(100).request_id in ledger.rows
 
 
+async def test_what_the_ledger_had_before_the_end_is_not_moved_again(tmp_path: Path) -> None:
+    # It may have been let go since, by age: its sums would be counted twice.
+    ours = journal(tmp_path)
+    for number in (1, 2, 3):
+        ours.opened(opening(number))
+        ours.closed(closing(number))
+    ours.settled([closing(1), closing(3)])
+    ours.opened(opening(4))
+    died(ours)
+    ledger = Ledger()
+    assert await recover(tmp_path, ledger.save) == 2
+    assert set(ledger.rows.values()) == {closing(2), opening(4)}
+    assert files(tmp_path) == []
+
+
+def test_what_is_settled_takes_no_room_that_is_kept_for_closings(tmp_path: Path) -> None:
+    ours = journal(tmp_path, segment_bytes=10_000)
+    ours.opened(opening(1))
+    for _ in range(1000):
+        ours.settled([closing(number) for number in range(2, 10)])
+    assert len(files(tmp_path)) == 1
+    ours.closed(closing(1))
+    assert len(files(tmp_path)) == 1
+    died(ours)
+    ledger = Ledger()
+    asyncio.run(recover(tmp_path, ledger.save))
+    assert list(ledger.rows.values()) == [closing(1)]
+
+
 async def test_a_file_that_its_owner_removes_while_it_is_looked_at_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
