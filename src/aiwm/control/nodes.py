@@ -361,6 +361,7 @@ def own_id(folder: Path) -> str:
     try:
         if not path.exists():
             fresh = path.with_suffix(".new")
+            fresh.touch(mode=0o600)
             fresh.write_text(new_id())
             fresh.replace(path)
         return path.read_text().strip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -12,6 +13,14 @@ import structlog
 from aiwm.domain.ids import new_id
 from aiwm.domain.users import Role
 from inside import Caller, Inside, inside
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests run on the loop that their program runs on: its own tasks go on while a test waits for them."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here) and pytest_asyncio.is_async_test(item):
+            item.add_marker(pytest.mark.asyncio(loop_scope="module"), append=False)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx2
 import pytest
+import pytest_asyncio
 
 from aiwm.domain.ids import new_id
 from aiwm.domain.users import Role
@@ -263,7 +264,7 @@ class Office:
         return body
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def office(aiwm: Inside) -> Office:
     operator = aiwm.caller(Role.UNIVERSE_OWNER)
     organization = (await operator("POST", "/organizations", iam=True, json={"name": "Office"})).json()["_id"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from aiwm.domain.users import Role
 from inside import Caller, Inside, self_hosted
@@ -20,7 +21,7 @@ async def _page(caller: Caller, path: str, query: str = "") -> Any:
     return answer.json()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def furnished(editor: Caller, org: str) -> Caller:
     """Three models, two of them deployed, one of these stopped."""
     first = await editor.model(name="Alpha 100%")

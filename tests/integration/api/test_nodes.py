@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from aiwm.domain.users import Role
 from inside import BLUE, Caller, Inside, inside
 from tiny_model import write_tiny_model
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def aiwm(tmp_path: Path) -> AsyncIterator[Inside]:
     write_tiny_model(tmp_path / "tiny.gguf")
     async with inside(tmp_path / "data", model_paths=(tmp_path,)) as running:

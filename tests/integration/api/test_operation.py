@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from aiwm import __version__
 from aiwm.domain.users import Role
@@ -95,7 +96,7 @@ def _references(part: Any) -> list[str]:
     return []
 
 
-@pytest.fixture(params=["http", "iam"])
+@pytest_asyncio.fixture(params=["http", "iam"], loop_scope="module")
 async def description(aiwm: Inside, request: pytest.FixtureRequest) -> Any:
     answer = await getattr(aiwm, request.param).get("/openapi.json")
     assert answer.status_code == 200
