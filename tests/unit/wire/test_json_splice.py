@@ -413,13 +413,15 @@ def test_whoever_is_made_to_ask_asks_for_nothing_else(body: bytes):
             not result.stream
             or not isinstance(options, dict)
             or options.get("include_usage") not in (None, False)
+            # Of what is there twice nobody knows which counts.
+            or [key for key, _ in _pairs(plain.body)].count("stream_options") > 1
             or result.body.count(b"stream_option") + result.body.count(b"include_usage") > 2
         )
         return
     asked = after.pop("stream_options")
     assert asked.pop("include_usage") is True
     given = before.pop("stream_options", None) or {}
-    assert given.pop("include_usage", None) in {None, False}
+    assert given.pop("include_usage", None) in (None, False)
     assert (asked, after) == (given, before)
 
 
