@@ -23,7 +23,7 @@
 * StartError                    not answered: the program cannot start; one line, exit code 2
 
 A provider's own error answer is not in this tree: it is a response, and is relayed untouched.
-Rendering is done in one place, `aiwm.api.errors`.
+Rendering is done in one place, `aiwm.web.errors`.
 """
 
 from __future__ import annotations

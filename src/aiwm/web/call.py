@@ -11,8 +11,7 @@ from http import HTTPStatus
 from typing import Any, Protocol
 
 from aiwm.errors import BodyTooLarge, ClientGone
-
-Header = tuple[bytes, bytes]
+from aiwm.wire.headers import Header, firsts
 
 _HIGH_WATER = 256 * 1024
 """Bytes of a request's body that may wait to be taken before the caller is held back."""
@@ -98,7 +97,7 @@ class Call:
         """As the caller spelled it, up to the question mark."""
         self.query = query
         self.headers = headers
-        self.first = dict(reversed(headers))
+        self.first = firsts(headers)
         """The value of the first header of each name."""
         self.task: asyncio.Task[None] | None = None
         """What works on it."""

@@ -26,8 +26,9 @@ import httptools
 
 from aiwm.domain.ids import new_id
 from aiwm.errors import AiwmError, Invalid, RequestTimeout
-from aiwm.web.call import STATUS_LINES, Application, Call, Header
+from aiwm.web.call import STATUS_LINES, Application, Call
 from aiwm.web.errors import render
+from aiwm.wire.headers import Header
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of one request, its target included."""

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from aiwm.errors import BodyTooLarge, ClientGone
-from aiwm.web.call import Call, Header
+from aiwm.web.call import Call
+from aiwm.wire.headers import Header
 from fakes import Wire
 
 
