@@ -31,6 +31,7 @@ from aiwm.control.organizations import Organizations
 from aiwm.control.repricing import Difference, reprice
 from aiwm.control.secrets import Resealed, reseal
 from aiwm.control.sessions import Sessions
+from aiwm.control.takeover import Takeover
 from aiwm.control.targets import Targets
 from aiwm.control.usage import UsageReports
 from aiwm.control.users import Users
@@ -194,6 +195,14 @@ async def running(
             nodes=nodes,
             driver=driver,
             cluster=cluster,
+            takeover=Takeover(
+                nodes=nodes,
+                deployments=deployment_store,
+                models=model_store,
+                targets=targets,
+                cluster=cluster,
+                clock=clock,
+            ),
             http=health,
             folder=settings.data_dir / "engines",
             drain_seconds=settings.drain_seconds,

@@ -1,7 +1,7 @@
 """Self-hosted models while everything is killed at random: the gateway, an engine, a download, in any state.
 
 After each kill nothing stays in a passing state without progress, what runs answers, what does not has no process, and
-why something failed is said.
+why something failed is said. TEST_KILLS is the number of kills, TEST_SEED repeats a run as far as chance goes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gateway import Caller, Gateway
 from hub import Hub, Repository
 from tiny_model import write_tiny_model
 
-KILLS = int(os.environ.get("AIWM_TEST_KILLS", "12"))
+KILLS = int(os.environ.get("TEST_KILLS", "12"))
 STANDSTILL_SECONDS = 30.0
 """How long nothing may move that is on its way somewhere."""
 PASSING = {"queued", "downloading", "downloaded", "deploying", "stopping"}
@@ -155,8 +155,8 @@ class House:
 
 @pytest.mark.timeout(120 + 30 * KILLS)
 def test_nothing_is_left_hanging_whatever_is_killed(tmp_path: Path) -> None:
-    seed = int(os.environ.get("AIWM_TEST_SEED", random.randrange(10**6)))
-    print("AIWM_TEST_SEED", seed)
+    seed = int(os.environ.get("TEST_SEED", random.randrange(10**6)))
+    print("TEST_SEED", seed)
     chance = random.Random(seed)
     weights = write_tiny_model(tmp_path / "tiny.gguf").read_bytes()
     data = tmp_path / "data"

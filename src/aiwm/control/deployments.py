@@ -97,6 +97,7 @@ class Deployments:
         deployment = await self._own(principal, deployment_id)
         if not deployment.is_hosted:
             raise WrongState(f'Deployment "{deployment.name}" is of a provider\'s model: it has no engine to read from')
+        self._require_here(deployment)
         return self._hosting.log(deployment_id, last=last, until=until)
 
     async def create(self, principal: Principal, new: NewDeployment) -> Deployment:
@@ -149,6 +150,7 @@ class Deployments:
             if not before.is_hosted:
                 wanted.require_no_engine()
             elif before.status in WANTED:
+                self._require_here(before)
                 wanted = await self._nodes.place(principal, wanted, await self._model(before))
             else:
                 self._nodes.kind(await self._model(before)).check(wanted.arguments)
@@ -196,6 +198,10 @@ class Deployments:
     async def _own(self, principal: Principal, deployment_id: str) -> Deployment:
         principal.require(Role.EDITOR)
         return await self.get(principal, deployment_id)
+
+    def _require_here(self, deployment: Deployment) -> None:
+        if deployment.keeper_id != self._nodes.here.id:
+            raise WrongState(f'Deployment "{deployment.name}" belongs to another machine; ask the AIWM there')
 
     async def _model(self, deployment: Deployment) -> Model:
         model = await self._models.by_id(deployment.model_id)

@@ -23,6 +23,7 @@ import httpx2
 import structlog
 
 from aiwm.control.nodes import Nodes
+from aiwm.control.takeover import Takeover
 from aiwm.control.targets import Targets
 from aiwm.domain.deployments import WANTED, Deployment, DeploymentStatus
 from aiwm.domain.models import Model
@@ -68,6 +69,7 @@ class Engines:
         nodes: Nodes,
         driver: ProcessDriver,
         cluster: RayDriver | None,
+        takeover: Takeover,
         http: httpx2.AsyncClient,
         folder: Path,
         drain_seconds: float,
@@ -86,6 +88,7 @@ class Engines:
         self.drain_seconds = drain_seconds
         self.clock = clock
         self.pauses = pauses
+        self.takeover = takeover
         self._folder = folder
         self._owners: dict[str, _Owner] = {}
         self._at_work = False
@@ -144,6 +147,7 @@ class Engines:
             first = True
             while True:
                 try:
+                    await self.takeover.look()
                     rows = await self.deployments.kept_by(self.nodes.here.id)
                     if first:
                         await self.driver.sweep({row.id for row in await self.deployments.all()})
@@ -156,9 +160,12 @@ class Engines:
                     for deployment_id in {*found, *(row.id for row in rows)}:
                         if deployment_id not in self._owners:
                             self._own(deployment_id, found[deployment_id])
-                for row in rows:
-                    if row.id not in self._owners:
-                        self._own(row.id, ())
+                changed_at = {row.id: row.updated_at for row in rows}
+                for deployment_id in changed_at.keys() - self._owners.keys():
+                    self._own(deployment_id, ())
+                for deployment_id, owner in self._owners.items():
+                    if owner.row_changed_at != changed_at.get(deployment_id):
+                        owner.look_again()  # Another AIWM was told.
                 await asyncio.sleep(_SWEEP_SECONDS)
 
     def _own(self, deployment_id: str, engines: Sequence[Engine]) -> None:
@@ -192,6 +199,8 @@ class _Owner:
         self._plan: _Plan | None = None
         self._asleep = False
         self._was_ready = False
+        self.row_changed_at: int | None = None
+        """Of the row as it was when this looked at it last."""
         self._news = asyncio.Event()
         self.task = asyncio.create_task(self._run())
 
@@ -234,7 +243,10 @@ class _Owner:
     async def _step(self) -> float | None:
         """Does what is to do; answers after how long there may be more, None when news will tell, 0 for never."""
         row = await self._house.deployments.by_id(self._id)
+        self.row_changed_at = None if row is None else row.updated_at
         if row is None or row.keeper_id != self._house.nodes.here.id or row.status not in {*WANTED, _STOPPING}:
+            # Another AIWM may have taken it, or stopped it.
+            await self._house.targets.deployment_changed(self._id)
             await self._stop_all()
             return 0
         if row.status is DeploymentStatus.STOPPING:
@@ -471,6 +483,7 @@ class _Owner:
         now = max(self._house.clock(), row.updated_at + 1)
         after = replace(row, status=status, error_message=message, updated_at=now)
         if await self._house.deployments.change(row, after):
+            self.row_changed_at = now
             await self._house.targets.deployment_changed(self._id)
         else:
             self._news.set()  # Somebody else was quicker: what to do now is another question.

@@ -100,10 +100,9 @@ class Nodes:
             await asyncio.sleep(READING_SECONDS)
             readings = await asyncio.to_thread(machine.readings, self._folder)
             self.here = replace(self.here, readings=readings, seen_at=self._clock())
-            if not self._store.is_shared:
-                continue  # Nobody else asks for them.
             try:
-                await self._store.save(self.here)
+                if self._store.is_shared or len(await self._store.seen()) > 1:  # Else nobody asks for them.
+                    await self._store.save(self.here)
             except Unavailable:
                 _log.warning("the database is away: this machine's readings are not written")
 
@@ -143,6 +142,10 @@ class Nodes:
             if id_ not in seen and node.status is NodeStatus.ONLINE:
                 self._of_cluster[id_] = replace(node, status=NodeStatus.OFFLINE), address
                 await self._store.save(replace(node, seen_at=0))
+
+    async def seen(self) -> Mapping[str, tuple[str, int]]:
+        """Of each machine its name, and when it reported last by its own clock."""
+        return await self._store.seen()
 
     async def list(self, principal: Principal, query: PageQuery) -> Page[Node]:
         principal.require(Role.VIEWER)
@@ -238,10 +241,31 @@ class Nodes:
         kind = self.kind(model)
         kind.check(deployment.arguments)
         resource = await self._resource(principal, deployment)
+        wanted = _chosen(deployment, resource)
         need = _need(kind, model, deployment, resource)
-        if on_cluster := self._place_on_cluster(deployment, resource, model, need):
+        if on_cluster := self._place_on_cluster(deployment, wanted, model, need):
             return on_cluster
-        node = await self._node(deployment, resource)
+        await self._require_here(wanted)
+        return await self._place_here(deployment, model, need, pinned=wanted is not None)
+
+    async def take_over(self, deployment: Deployment, model: Model) -> Deployment:
+        """The deployment with what it had on another machine, or on this one before, now here.
+
+        Only while `placing` is held. Raises Invalid when it does not fit.
+        """
+        before = deployment.placement
+        if before is None or model.download_path is None:
+            raise Invalid(f'the files of model "{model.name}" are not there')
+        if before.on_cluster:
+            if self._cluster is None:
+                raise Invalid("it runs on a Ray cluster, and none is set: AIWM_RAY_ADDRESS")
+            return replace(deployment, keeper_id=self.here.id, placement=replace(before, lost=False))
+        if not await asyncio.to_thread(Path(model.download_path).exists):
+            raise Invalid(f'the files of model "{model.name}" are not on node "{self.here.name}"')
+        return await self._place_here(deployment, model, before.need, pinned=before.pinned)
+
+    async def _place_here(self, deployment: Deployment, model: Model, need: Need, *, pinned: bool) -> Deployment:
+        node, kind = self.here, self.kind(model)
         if kind.name not in node.facts.engines:
             raise Invalid(f'{kind.name} is not installed on node "{node.name}": {kind.install or "install it there"}')
         taken = [
@@ -252,13 +276,12 @@ class Nodes:
         placement = place(node.facts, taken, need)
         if isinstance(placement, str):
             raise Invalid(f'Model "{model.name}" does not fit on node "{node.name}": {placement}')
-        return replace(deployment, node_id=node.id, keeper_id=self.here.id, placement=placement)
+        return replace(deployment, node_id=node.id, keeper_id=node.id, placement=replace(placement, pinned=pinned))
 
     def _place_on_cluster(
-        self, deployment: Deployment, resource: Resource | None, model: Model, need: Need
+        self, deployment: Deployment, wanted: str | None, model: Model, need: Need
     ) -> Deployment | None:
         """None when it is not for the cluster. Ray finds the place; whether there can be one is known here."""
-        wanted = deployment.node_id if resource is None else resource.node_id
         found = self._of_cluster.get(wanted or "")
         if self._cluster is None or (wanted is not None and found is None):
             return None
@@ -279,7 +302,8 @@ class Nodes:
                 f'on node "{node.name}" {answer}' for node, answer in zip(candidates, answers, strict=True)
             )
             raise Invalid(f'Model "{model.name}" does not fit on the cluster: {missing or "it has no node online"}')
-        placement = Placement(need=need, on_cluster=True, host="" if found is None else found[1])
+        host = "" if found is None else found[1]
+        placement = Placement(need=need, on_cluster=True, host=host, pinned=found is not None)
         return replace(deployment, node_id=wanted, keeper_id=self.here.id, placement=placement)
 
     def kind(self, model: Model) -> EngineKind:
@@ -305,10 +329,9 @@ class Nodes:
             raise Invalid(f'Resource "{resource.name}" belongs to another node than nodeId says')
         return resource
 
-    async def _node(self, deployment: Deployment, resource: Resource | None) -> Node:
-        node_id = deployment.node_id if resource is None else resource.node_id
+    async def _require_here(self, node_id: str | None) -> None:
         if node_id is None or node_id == self.here.id:
-            return self.here
+            return
         node = await self._known(node_id)
         if node is None:
             raise Invalid(f"Node with ID {node_id} not found")
@@ -329,6 +352,14 @@ class Nodes:
 
     def _seen_since(self) -> int:
         return self._clock() - OFFLINE_SECONDS * 1000
+
+
+def _chosen(deployment: Deployment, resource: Resource | None) -> str | None:
+    """The node that its caller named; not one that was found for it before."""
+    if resource is not None:
+        return resource.node_id
+    before = deployment.placement
+    return deployment.node_id if before is None or before.pinned else None
 
 
 def _need(kind: EngineKind, model: Model, deployment: Deployment, resource: Resource | None) -> Need:

@@ -115,7 +115,9 @@ class Targets:
         if model is not None and deployment.is_hosted and deployment.status in WANTED:
             if deployment.keeper_id == self._here:
                 return self.hosted(deployment)
-            return Resting(deployment.org_id, WrongState("Deployment runs on another machine; ask the AIWM there"))
+            elsewhere = WrongState("Deployment runs on another machine; ask the AIWM there")
+            self._rest(deployment.id, elsewhere)
+            return Resting(deployment.org_id, elsewhere)
         if deployment.status is not DeploymentStatus.RUNNING or model is None:
             error = not_running(deployment.status)
             self._rest(deployment.id, error)

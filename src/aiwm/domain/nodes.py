@@ -111,6 +111,10 @@ class Placement:
     """It is Ray that finds the node, and the GPUs there."""
     host: str = ""
     """The node of the cluster that it must be; empty: any."""
+    pinned: bool = False
+    """Its caller chose the node: it must not be another one."""
+    lost: bool = False
+    """Its machine fell silent while it was meant to run. It starts again when that machine is back."""
 
 
 def place(facts: Facts, taken: Iterable[Placement], need: Need) -> Placement | str:

@@ -186,6 +186,13 @@ class RayDriver:
             await self.ask("POST", f"/api/jobs/{job}/stop")
             await asyncio.sleep(_LOOK_SECONDS / 2)
 
+    async def end_others(self, deployment_id: str) -> None:
+        """Ends what other AIWMs have left of this deployment. Raises EngineFailed."""
+        for job in await self.ask("GET", "/api/jobs/") or ():
+            name = str(job.get("submission_id") or "")
+            if name.startswith("aiwm-") and f"-{deployment_id}-" in name and not name.startswith(f"aiwm-{self.mark}-"):
+                await self.stop_job(name)
+
     async def nodes(self) -> Sequence[RayNode]:
         """Those that live, and those that have died lately."""
         answer = await self.ask("GET", "/api/v0/nodes?detail=1&limit=1000")

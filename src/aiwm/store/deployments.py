@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import orjson
@@ -100,9 +100,17 @@ class DeploymentStore:
         async with self._database.reading() as connection:
             return [_deployment(row) for row in await connection.execute(select(_with_totals).where(*where))]
 
-    async def kept_by(self, node_id: str) -> Sequence[Deployment]:
+    async def kept_by(
+        self, node_id: str, statuses: Collection[DeploymentStatus] = USING_ITS_MODEL
+    ) -> Sequence[Deployment]:
         """What the AIWM of this machine looks after, here or on a cluster."""
-        where = (_with_totals.c.keeper_id == node_id, _with_totals.c.status.in_(USING_ITS_MODEL))
+        where = (_with_totals.c.keeper_id == node_id, _with_totals.c.status.in_(statuses))
+        async with self._database.reading() as connection:
+            return [_deployment(row) for row in await connection.execute(select(_with_totals).where(*where))]
+
+    async def kept_by_others(self, node_id: str) -> Sequence[Deployment]:
+        """What the AIWMs of all machines but this one look after."""
+        where = (_with_totals.c.keeper_id != node_id, _with_totals.c.status.in_(USING_ITS_MODEL))
         async with self._database.reading() as connection:
             return [_deployment(row) for row in await connection.execute(select(_with_totals).where(*where))]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -57,6 +58,13 @@ class NodeStore:
         async with self._database.reading() as connection:
             row = (await connection.execute(select(nodes).where(nodes.c.id == node_id))).one_or_none()
             return None if row is None else _node(row, seen_since)
+
+    async def seen(self) -> Mapping[str, tuple[str, int]]:
+        """Of each machine its name, and when it reported last by its own clock."""
+        columns = (nodes.c.id, nodes.c.name, nodes.c.seen_at)
+        async with self._database.reading() as connection:
+            found = await connection.execute(select(*columns).where(nodes.c.kind == "machine"))
+            return {row.id: (row.name, row.seen_at) for row in found}
 
     async def list(self, query: PageQuery, *, seen_since: int) -> Page[Node]:
         where = and_(true(), *matching(query, NODE_FIELDS, searched=(nodes.c.name,)))

@@ -85,6 +85,15 @@ async def test_jobs_are_taken_over_and_unknown_ones_of_ours_are_ended(tmp_path: 
     assert sorted(ray.jobs) == sorted([JOB, "somebody-elses"])
 
 
+async def test_what_another_aiwm_left_of_a_deployment_is_ended(tmp_path: Path) -> None:
+    ray = FakeRay()
+    await _driver(tmp_path, ray).start(NAME, spec())
+    left, other = (f"aiwm-{'d' * 24}-{deployment}-0-{'b' * 24}" for deployment in (NAME.deployment_id, "f" * 24))
+    ray.jobs |= {name: {"submission_id": name, "status": "RUNNING"} for name in (left, other)}
+    await _driver(tmp_path, ray).end_others(NAME.deployment_id)
+    assert sorted(ray.jobs) == sorted([JOB, other])
+
+
 async def test_an_engine_that_knows_no_key_does_not_run_among_neighbours(tmp_path: Path) -> None:
     with pytest.raises(EngineFailed, match="knows no keys"):
         await _driver(tmp_path, FakeRay()).start(NAME, replace(spec(), environment={}))
