@@ -148,7 +148,7 @@ async def inside(folder: Path, *, environment: dict[str, str] | None = None, **s
 
 def calling(application: Application) -> httpx2.AsyncClient:
     """A client of the application, without a network between them."""
-    return httpx2.AsyncClient(transport=_Directly(application), base_url="http://aiwm")
+    return httpx2.AsyncClient(transport=_Directly(application), base_url="http://localhost")
 
 
 class _Directly(httpx2.AsyncBaseTransport):

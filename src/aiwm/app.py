@@ -83,6 +83,7 @@ from aiwm.web.bodies import JsonBodies
 from aiwm.web.call import Application, Call
 from aiwm.web.front import Front
 from aiwm.wire.addresses import AddressPolicy
+from aiwm.wire.hosts import Hosts
 from aiwm.wire.origins import Timeouts
 
 CONTROL_BODY_BYTES = 1024 * 1024
@@ -232,7 +233,9 @@ async def running(
         await limits.load()
 
         recorder = Recorder(save)
-        metrics = Metrics(waiting=lambda: recorder.waiting, failing=lambda: journal.failing)
+        metrics = Metrics(
+            waiting=lambda: recorder.waiting, failing=lambda: journal.failing, refused=lambda: limiter.refused
+        )
         downloads = Downloads(
             store=model_store,
             hub=Hub(settings.effective_model_dir, variable=variable),
@@ -256,6 +259,7 @@ async def running(
         api_keys = ApiKeys(store=api_key_store, revocations=revocations, uses=verifier.take_uses, clock=clock)
 
         log = logs.request_log(level=settings.log_level, as_json=settings.log_format == "json")
+        hosts = Hosts(settings.effective_allowed_hosts)
         control_bytes = min(settings.max_body_bytes, CONTROL_BODY_BYTES)
         iam = None if own_key is None else _Iam(settings, own_key, database, verifier, revocations, clock)
         admin_password = None if iam is None else await iam.users.ensure_admin(lambda: _admin_password(settings))
@@ -309,8 +313,10 @@ async def running(
                 max_body_bytes=settings.max_body_bytes,
             )
             yield Program(
-                gateway=Front(_Planes(inference, Asgi(JsonBodies(api, max_bytes=control_bytes))), log=log),
-                identity=None if iam is None else Front(Asgi(JsonBodies(iam.app, max_bytes=control_bytes)), log=log),
+                gateway=Front(_Planes(inference, Asgi(JsonBodies(api, max_bytes=control_bytes))), hosts=hosts, log=log),
+                identity=None
+                if iam is None
+                else Front(Asgi(JsonBodies(iam.app, max_bytes=control_bytes)), hosts=hosts, log=log),
                 models=models,
                 deployments=deployments,
                 nodes=nodes,

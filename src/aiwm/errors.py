@@ -11,6 +11,7 @@
   x Conflict                    409
   x BodyTooLarge                413
   x UnsupportedMediaType        415
+  x Misdirected                 421  it was meant for another host
   x TooManyRequests             429
   x Unavailable                 503  the database is locked or away: try again
   x UpstreamError               502  the provider failed before the status line of its answer
@@ -101,6 +102,11 @@ class BodyTooLarge(AiwmError):
 class UnsupportedMediaType(AiwmError):
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     default = "Send the body as application/json"
+
+
+class Misdirected(AiwmError):
+    status = HTTPStatus.MISDIRECTED_REQUEST
+    default = "Not known under this host"
 
 
 class TooManyRequests(AiwmError):

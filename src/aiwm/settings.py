@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -25,6 +26,8 @@ from pydantic import (
 
 from aiwm.errors import StartError
 from aiwm.wire.addresses import AddressPolicy
+from aiwm.wire.hosts import ANY as ANY_HOST
+from aiwm.wire.hosts import is_host_name, is_loopback
 
 PREFIX = "AIWM_"
 DATABASE = "aiwm.db"
@@ -56,6 +59,8 @@ class Settings(BaseModel):
 
     host: str = "127.0.0.1"
     """Address to listen on. `0.0.0.0` lets other machines in."""
+    allowed_hosts: CommaSeparated = ()
+    """Names it answers to besides `localhost` and AIWM_PUBLIC_URL's; `*`: any. Empty: any, but none on loopback."""
     port: Port = 3003
     """Port of AIWM."""
     iam_port: Port = 3000
@@ -160,6 +165,13 @@ class Settings(BaseModel):
                 raise ValueError("must be Fernet keys, each 32 bytes in URL-safe base64, with commas between them")
         return value
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(name == ANY_HOST or is_host_name(name) for name in value):
+            raise ValueError("must be names of hosts without ports, with commas between them, or *")
+        return tuple(name.lower() for name in value)
+
     @field_validator("private_upstreams")
     @classmethod
     def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -219,6 +231,13 @@ class Settings(BaseModel):
     @property
     def effective_model_dir(self) -> Path:
         return self.model_dir or self.data_dir / "models"
+
+    @property
+    def effective_allowed_hosts(self) -> tuple[str, ...]:
+        if not self.allowed_hosts and not is_loopback(self.host):
+            return (ANY_HOST,)
+        public = urlsplit(self.public_url).hostname
+        return self.allowed_hosts if public is None else (*self.allowed_hosts, public)
 
     @property
     def effective_public_url(self) -> str:

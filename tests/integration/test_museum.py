@@ -83,7 +83,7 @@ def peers() -> Iterator[tuple[Peer, Peer]]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Inside]:
     folder = tmp_path_factory.mktemp("museum") / "data"
-    async with inside(folder, private_upstreams=("127.0.0.1",), log_level="error") as running:
+    async with inside(folder, private_upstreams=("127.0.0.1",), allowed_hosts=("*",), log_level="error") as running:
         yield running
 
 

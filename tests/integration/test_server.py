@@ -75,6 +75,169 @@ def _problem(answer: bytes) -> dict[str, object]:
     return told
 
 
+_POST = b"POST /body HTTP/1.1\r\nHost: x\r\n"
+_NEXT = (b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n",)
+"""What comes behind a request that is refused could be anything, and is not answered."""
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        b"Connection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        b"Content-Length: 1\r\nContent-Length: 1\r\n\r\na",
+        b"Content-Length: 1, 1\r\n\r\na",
+        b"Content-Length: 1 1\r\n\r\na",
+        b"Content-Length: +1\r\n\r\na",
+        b"Content-Length: -1\r\n\r\na",
+        b"Content-Length: 0x1\r\n\r\na",
+        b"Content-Length: 1.0\r\n\r\na",
+        b"Content-Length:\r\n\r\na",
+        b"Content-Length: 18446744073709551617\r\n\r\na",
+        b"Content-Length : 1\r\n\r\na",
+        b"Content-Length\r\n: 1\r\n\r\na",
+        b"Content-Length\x0b: 1\r\n\r\na",
+        b"Transfer-Encoding: identity\r\n\r\na",
+        b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: identity, chunked\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        b"X: a\r\n Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"X: a\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"X: a\rTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ],
+)
+async def test_a_body_that_two_readers_could_end_at_two_places_is_refused(port: int, framing: bytes) -> None:
+    _problem(await _exchange(port, _POST + framing, *_NEXT))
+
+
+async def test_a_body_in_chunks_is_of_no_version_before_1_1(port: int) -> None:
+    head = b"POST /body HTTP/1.0\r\nHost: x\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n"
+    _problem(await _exchange(port, head + b"0\r\n\r\n", *_NEXT))
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [b"1\na\r\n", b"1\r\naXX", b"1\r\na\n", b"-1\r\na\r\n", b"0x1\r\na\r\n", b"1 \r\na\r\n", b"\r\na\r\n",
+     b"g\r\na\r\n", b"fffffffffffffffff\r\na\r\n", b"1;a\nb\r\na\r\n", b"1;a=\x00\r\na\r\n", b"0\r\nX : y\r\n\r\n",
+     b"0\r\nX: a\r\n b\r\n\r\n"],
+)  # fmt: skip
+async def test_a_chunk_that_two_readers_could_end_at_two_places_breaks_the_request_off(port: int, chunk: bytes) -> None:
+    """Its head was good and may be on its way already: then there is nothing but to close."""
+    answer = await _exchange(port, _POST + b"Transfer-Encoding: chunked\r\n\r\n" + chunk + b"0\r\n\r\n", *_NEXT)
+    assert not answer or _problem(answer)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\nHost: x\n\n",
+        b"GET / HTTP/1.1\r\nHost: x\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: a\nY: b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: a\rY: b\r\n\r\n",
+    ],
+)
+async def test_a_line_that_does_not_end_with_both_its_characters_is_refused(port: int, head: bytes) -> None:
+    _problem(await _exchange(port, head, *_NEXT))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"X: a\r\n b", b"X: a\r\n\tb", b"X:\r\n b", b" X: a", b"X\x00: a", b"X: a\x00b", b"X: a\x01b", b"X: a\x7fb",
+     b"X : a", b": a", b"X\xe9: a", b"X(y): a", b"X Y: a", b"X"],
+)  # fmt: skip
+async def test_a_header_that_is_folded_or_has_what_no_header_has_is_refused(port: int, line: bytes) -> None:
+    _problem(await _exchange(port, b"GET / HTTP/1.1\r\nHost: x\r\n%b\r\n\r\n" % line, *_NEXT))
+    _problem(await _exchange(port, b"GET / HTTP/1.1\r\n%b\r\nHost: x\r\n\r\n" % line, *_NEXT))
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [b"", b"Host: x\r\nHost: x\r\n", b"Host: x\r\nX: y\r\nhost: evil\r\n", b"Host: x\r\nHost:\r\n"],
+    ids=["none", "twice the same", "two", "an empty one besides"],
+)
+async def test_a_request_has_one_host(port: int, hosts: bytes) -> None:
+    told = _problem(await _exchange(port, b"GET / HTTP/1.1\r\n%b\r\n" % hosts, *_NEXT))
+    assert str(told["message"]).startswith("The request must have one Host header")
+
+
+async def test_a_request_of_the_old_version_needs_no_host(port: int) -> None:
+    assert (await _exchange(port, b"GET / HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 200 OK")
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        (b"http://evil.example/", "must name the same host"),
+        (b"http://x:81/", "must name the same host"),
+        (b"http://x@evil.example/", "without a user name"),
+        (b"http://evil.example@x/", "without a user name"),
+        (b"http:///", "without a user name"),
+        (b"http:/x/", None),
+        (b"ftp://x/", "without a user name"),
+        (b"file:///etc/passwd", "without a user name"),
+        (b"//evil.example@x", None),
+        (b"*", "without a user name"),
+        (b"/body#/models", "must not have a fragment"),
+        (b"http://x/body#/models", "must not have a fragment"),
+        (b"models", None),
+        (b"", None),
+        (b"/\x00", None),
+        (b"/\x01", None),
+        (b"/\x7f", None),
+        (b"/\xc3\xa9", None),
+        (b"/?\xc3\xa9", None),
+        (b"/a b", None),
+        (b"/\t", None),
+    ],
+)
+async def test_a_target_that_is_no_path_of_ours_is_refused(port: int, target: bytes, told: str | None) -> None:
+    answer = await _exchange(port, b"GET %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % target)
+    if target.startswith(b"//"):
+        assert answer.startswith(b"HTTP/1.1 200 OK")  # A path, as it stands; there is none such.
+        return
+    message = str(_problem(answer)["message"])
+    assert message.startswith("This is no HTTP/1.1 request") if told is None else told in message
+
+
+@pytest.mark.parametrize("authority", [b"evil.example:443", b"x:80", b"x"])
+async def test_nobody_is_connected_to_anything(port: int, authority: bytes) -> None:
+    _problem(await _exchange(port, b"CONNECT %b HTTP/1.1\r\nHost: x\r\n\r\n" % authority, *_NEXT))
+
+
+@pytest.mark.parametrize("target", [b"http://x/body", b"HTTP://X/body?a=b", b"https://x/body"])
+async def test_a_target_that_is_a_whole_url_of_this_host_is_its_path(port: int, target: bytes) -> None:
+    call = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi"
+    answer = await _exchange(port, call % target)
+    assert (answer[:15], answer[-1:]) == (b"HTTP/1.1 200 OK", b"2")
+
+
+async def test_many_small_headers_are_a_large_head(port: int) -> None:
+    many = b"".join(b"a%d:\r\n" % number for number in range(3000))
+    _problem(await _exchange(port, b"GET / HTTP/1.1\r\nHost: x\r\n%b\r\n" % many))
+    some = b"".join(b"a%d:\r\n" % number for number in range(1000))
+    answer = await _exchange(port, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%b\r\n" % some)
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+
+
+async def test_the_server_goes_on_while_others_are_refused(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for refused in (b"\x00" * 1000, _POST + b"Content-Length: x\r\n\r\n", b"GET * HTTP/1.1\r\nHost: x\r\n\r\n"):
+        _problem(await _exchange(port, refused))
+        writer.write(_POST + b"Content-Length: 3\r\n\r\nabc")
+        assert (await reader.readuntil(b"\r\n\r\n3")).startswith(b"HTTP/1.1 200 OK")
+    writer.close()
+
+
 @pytest.mark.parametrize(
     "request_",
     [
@@ -86,10 +249,16 @@ def _problem(answer: bytes) -> dict[str, object]:
         b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"GET /\x80 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/2.0\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.2\r\nHost: x\r\n\r\n",
+        b"GET /\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"get / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"BREW / HTTP/1.1\r\nHost: x\r\n\r\n",
     ],
 )
 async def test_what_is_no_http_is_answered_in_our_shape_and_the_connection_closed(port: int, request_: bytes) -> None:
-    told = _problem(await _exchange(port, request_))
+    told = _problem(await _exchange(port, request_, *_NEXT))
     assert told["message"] == "This is no HTTP/1.1 request, or its head is larger than 65536 bytes"
 
 

@@ -153,3 +153,26 @@ def test_the_page_of_settings_is_what_the_program_says() -> None:
 def test_no_default_of_a_secret_is_shown() -> None:
     shown = {variable: default for variable, default, _ in table()}
     assert {shown[f"AIWM_{name}"] for name in ("ADMIN_PASSWORD", "ENCRYPTION_KEYS", "JWT_SECRET")} == {""}
+
+
+@pytest.mark.parametrize(
+    ("given", "known"),
+    [
+        ({}, set()),
+        ({"AIWM_PUBLIC_URL": "https://AIWM.example:8443/base"}, {"aiwm.example"}),
+        ({"AIWM_ALLOWED_HOSTS": "A.example, b"}, {"a.example", "b"}),
+        ({"AIWM_HOST": "::1"}, set()),
+        ({"AIWM_HOST": "0.0.0.0"}, {"*"}),
+        ({"AIWM_HOST": "0.0.0.0", "AIWM_PUBLIC_URL": "https://a.example"}, {"*"}),
+        ({"AIWM_HOST": "0.0.0.0", "AIWM_ALLOWED_HOSTS": "b"}, {"b"}),
+    ],
+)
+def test_a_program_that_only_this_machine_reaches_answers_to_no_strange_name(
+    given: dict[str, str], known: set[str]
+) -> None:
+    assert set(Settings.from_env(given).effective_allowed_hosts) == known
+
+
+@pytest.mark.parametrize("value", ["a.example:80", "http://a.example", "a b", "a/b", "[::1]"])
+def test_a_host_that_is_no_name_is_told(value: str) -> None:
+    assert "AIWM_ALLOWED_HOSTS must be names of hosts" in _refusal(AIWM_ALLOWED_HOSTS=value)

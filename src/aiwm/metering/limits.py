@@ -8,16 +8,16 @@ forgotten with it, and the next one reads what was spent.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from aiwm.domain.costs import Picodollars
 from aiwm.domain.limits import Limit, Standing, Subject, SubjectType, usd
 from aiwm.domain.times import Clock
 from aiwm.domain.usage import End, UsageRow
 from aiwm.domain.users import Principal
-from aiwm.errors import AiwmError, TooManyRequests, WrongState
+from aiwm.errors import TooManyRequests, WrongState
 from aiwm.metering.prices import Prices, Question
 from aiwm.metering.worst_case import NOTHING, Ceilings, WorstCase, worst_case
 from aiwm.targets import Target
@@ -141,6 +141,14 @@ class _Money:
             self.spent += row.cost
 
 
+class _Refusal(NamedTuple):
+    """Why a request must wait."""
+
+    limit: str
+    """What of the limit is used up, by its callers' name."""
+    error: TooManyRequests
+
+
 class _Counter:
     """What of one limit is taken."""
 
@@ -160,23 +168,26 @@ class _Counter:
             self.money = _Money(begin)
         return self.money
 
-    def refusal(self, now: int, likely_tokens: int, most: Picodollars) -> AiwmError | None:
-        """Why a request must wait; None if there is room for it."""
+    def refusal(self, now: int, likely_tokens: int, most: Picodollars) -> _Refusal | None:
+        """None if there is room for the request."""
         limit = self.limit
         if limit.requests_per_minute is not None and self.requests.sum(now) >= limit.requests_per_minute:
             wait = self.requests.seconds_until(now, limit.requests_per_minute - 1)
-            return self._refused(_counted(limit.requests_per_minute, "request", "per minute"), wait)
+            what = _counted(limit.requests_per_minute, "request", "per minute")
+            return _Refusal("requestsPerMinute", self._refused(what, wait))
         if limit.concurrent_requests is not None and self.concurrent >= limit.concurrent_requests:
-            return self._refused(_counted(limit.concurrent_requests, "request", "at the same time"), 1)
+            what = _counted(limit.concurrent_requests, "request", "at the same time")
+            return _Refusal("concurrentRequests", self._refused(what, 1))
         if limit.tokens_per_minute is not None:
             room = limit.tokens_per_minute - min(likely_tokens, limit.tokens_per_minute) - self.tokens_under_way
             if self.tokens.sum(now) > room:
                 wait = self.tokens.seconds_until(now, max(0, room))
-                return self._refused(_counted(limit.tokens_per_minute, "token", "per minute"), wait)
+                what = _counted(limit.tokens_per_minute, "token", "per minute")
+                return _Refusal("tokensPerMinute", self._refused(what, wait))
         if limit.budget is not None:
             money = self.turned(now)
             if money.gone + money.reserved + most > limit.budget.most:
-                return self._overdrawn(now, money, most)
+                return _Refusal("budget", self._overdrawn(now, money, most))
         return None
 
     def _refused(self, what: str, wait: int) -> TooManyRequests:
@@ -257,6 +268,8 @@ class Limiter:
         self._clock = clock
         self._counters: dict[str, dict[Subject, list[_Counter]]] = {}
         """By organization: most have none, and then this is all that a request costs here."""
+        self.refused: Counter[tuple[str, str]] = Counter()
+        """How many requests had to wait, by what the limit is for and what of it was used up."""
 
     def limits(self, principal: Principal, target: Target) -> bool:  # noqa: ARG002 - others may look closer
         return target.org_id in self._counters
@@ -284,7 +297,8 @@ class Limiter:
         for counter in counters:
             refusal = counter.refusal(now, worst.likely_tokens, most)
             if refusal is not None:
-                raise refusal
+                self.refused[counter.limit.subject.type, refusal.limit] += 1
+                raise refusal.error
         return _Pass(
             counters,
             request_id=request_id,

@@ -7,7 +7,7 @@ its token does. They are put into the library's words when somebody asks.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Metric, generate_latest
@@ -38,10 +38,20 @@ class _Provider:
 
 
 class Metrics(Collector):
-    def __init__(self, *, waiting: Callable[[], int], failing: Callable[[], bool]) -> None:
-        """`waiting` tells how many rows are not in the ledger yet, `failing` whether the journal can't be written."""
+    def __init__(
+        self,
+        *,
+        waiting: Callable[[], int],
+        failing: Callable[[], bool],
+        refused: Callable[[], Mapping[tuple[str, str], int]],
+    ) -> None:
+        """`waiting` tells how many rows are not in the ledger yet, `failing` whether the journal can't be written.
+
+        `refused` tells how many requests limits have refused, by what a limit is for and what of it was used up.
+        """
         self._waiting = waiting
         self._failing = failing
+        self._refused = refused
         self._providers: dict[str, _Provider] = {}
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -78,7 +88,12 @@ class Metrics(Collector):
             tokens.add_metric([name, "output"], numbers.output_tokens)
             first_byte.add_metric([name], _buckets(numbers.first_byte), numbers.first_byte_ms / 1000)
             total.add_metric([name], _buckets(numbers.total), numbers.total_ms / 1000)
-        yield from (requests, tokens, first_byte, total)
+        refused = CounterMetricFamily(
+            "aiwm_refused_requests", "Requests that a limit refused", labels=["subject", "limit"]
+        )
+        for labels, count in self._refused().items():
+            refused.add_metric(list(labels), count)
+        yield from (requests, tokens, first_byte, total, refused)
         yield GaugeMetricFamily(
             "aiwm_ledger_waiting_rows", "Rows that are not in the ledger yet", value=self._waiting()
         )

@@ -194,7 +194,7 @@ class Inference:
 
 def _acting(principal: Principal, call: Call, headers: Firsts) -> Principal:
     """The caller, in the organization that it wants to act in. Raises Forbidden."""
-    call.user_id, call.org_id = principal.user_id, principal.org_id
+    call.user_id, call.org_id, call.api_key_id = principal.user_id, principal.org_id, principal.api_key_id
     organization = headers.get(ORGANIZATION_HEADER)
     if organization is not None:
         principal = principal.acting_in(organization.decode("latin-1"))

@@ -58,6 +58,7 @@ class Call:
         "_wire",
         "acting_for",
         "answered",
+        "api_key_id",
         "client",
         "correlation_id",
         "deployment_id",
@@ -117,6 +118,8 @@ class Call:
         """The caller's own, when it sent one that can be logged and sent back; else the request's id."""
         self.user_id: str | None = None
         self.org_id: str | None = None
+        self.api_key_id: str | None = None
+        """The key that was shown, by its id; None for a token."""
         self.acting_for: str | None = None
         """The organization a universe.owner acts in with X-Organization-Id, when it is not its own."""
         self.deployment_id: str | None = None

@@ -17,6 +17,7 @@ connection closed: what comes behind it could be anything.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from aiwm.wire.headers import Header
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of one request, its target included."""
+_HEADER_BYTES = 32
+"""What each header counts for besides its letters, as in HTTP/2: many empty ones are large, too."""
 
 _CLOCK_STEP = 0.002  # uvloop counts in whole milliseconds, so a timer may fire a little before its time.
 _NEVER = float("inf")
@@ -156,8 +159,13 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserUpgrade as upgrade:
             self._not_upgraded(data[upgrade.args[0] :])
             return
-        except httptools.HttpParserError:
-            self._refuse(Invalid(f"This is no HTTP/1.1 request, or its head is larger than {MAX_HEAD_BYTES} bytes"))
+        except httptools.HttpParserError as error:
+            told = error.__context__
+            self._refuse(
+                told
+                if isinstance(told, AiwmError)
+                else Invalid(f"This is no HTTP/1.1 request, or its head is larger than {MAX_HEAD_BYTES} bytes")
+            )
             return
         if self._call is None and self._line:
             self._begin(self._line.popleft())
@@ -204,7 +212,7 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._muted:
             return
-        self._take(len(name) + len(value))
+        self._take(len(name) + len(value) + _HEADER_BYTES)
         if not self._url:
             return  # Behind the body: a trailer, and nobody's header.
         name = name.lower()
@@ -216,9 +224,9 @@ class Connection(asyncio.Protocol):
         if self._muted:
             return
         parser = self._parser
-        path, query = _target(self._url)
+        path, query, authority = _target(self._url)
         version = parser.get_http_version()
-        call = self._new = Call(
+        call = Call(
             self,
             method=parser.get_method(),
             path=path,
@@ -229,6 +237,8 @@ class Connection(asyncio.Protocol):
             expects_continue=self._expects_continue,
             client=self._client,
         )
+        _require_plain(call, version, authority)
+        self._new = call
         self._line.append(call)
         self._url = b""
         self._heading = False
@@ -399,13 +409,41 @@ def _parser(connection: Connection) -> httptools.HttpRequestParser:
     return parser
 
 
-def _target(url: bytes) -> tuple[bytes, bytes]:
-    """Path and query, as they were spelled."""
-    if url[:1] == b"/" and b"#" not in url:
-        path, _, query = url.partition(b"?")
-    else:
-        parsed = httptools.parse_url(url)
-        path, query = parsed.path or b"/", parsed.query or b""
+def _target(url: bytes) -> tuple[bytes, bytes, bytes | None]:
+    """Path and query, as they were spelled, and whom a target that is a whole URL is for. Raises Invalid."""
+    authority = None
+    if url[:1] != b"/":
+        match = _WHOLE_URL.match(url)
+        if match is None:
+            raise Invalid("The target of the request must be a path, or an http URL without a user name")
+        authority, url = match[1], url[match.end() :]
+        if url[:1] != b"/":
+            url = b"/" + url
+    if b"#" in url:
+        raise Invalid("The target of the request must not have a fragment (#)")
+    path, _, query = url.partition(b"?")
     if not path.isascii():
         raise ValueError("a target has no characters beyond ASCII")
-    return path, query
+    return path, query, authority
+
+
+_WHOLE_URL = re.compile(rb"https?://([^/?#@]+)(?![^/?#])", re.IGNORECASE)
+_MANY_HOSTS = "The request must have one Host header, and a target that is a whole URL must name the same host"
+
+
+def _require_plain(call: Call, version: str, authority: bytes | None) -> None:
+    """Raises Invalid for a request that two readers could take for two different ones."""
+    first = call.first
+    host = first.get(b"host")
+    if version != "1.1":
+        if version != "1.0" or b"transfer-encoding" in first:
+            raise ValueError("no version that we speak, or a way to send a body that it does not have")
+    elif host is None:
+        raise Invalid(_MANY_HOSTS)
+    if len(first) != len(call.headers) and sum(name == b"host" for name, _ in call.headers) > 1:
+        raise Invalid(_MANY_HOSTS)
+    if authority is not None and (host is None or authority.lower() != host.lower()):
+        raise Invalid(_MANY_HOSTS)
+    coding = first.get(b"transfer-encoding")
+    if coding is not None and coding.lower() != b"chunked":
+        raise Invalid("The body may be sent in chunks (Transfer-Encoding: chunked) and in no other coding")

@@ -14,6 +14,7 @@ from aiwm.domain.ids import new_request_id
 from aiwm.errors import AiwmError, AnswerBroken, ClientGone
 from aiwm.web.call import Application, Call
 from aiwm.web.errors import render
+from aiwm.wire.hosts import Hosts
 
 _SAFE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
@@ -23,9 +24,10 @@ _log = structlog.get_logger(__name__)
 class Front:
     """Raises nothing. Once the status line has gone, only closing is left."""
 
-    def __init__(self, app: Application, *, log: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, app: Application, *, hosts: Hosts, log: Callable[[dict[str, Any]], None]) -> None:
         """`log` is given what is known of each request when it has ended."""
         self._app = app
+        self._hosts = hosts
         self._log = log
 
     async def __call__(self, call: Call) -> None:
@@ -35,6 +37,9 @@ class Front:
         if given is not None and _SAFE_ID.fullmatch(given):
             call.correlation_id = given.decode("ascii")
         try:
+            host = call.first.get(b"host")
+            if host is not None:
+                self._hosts.require(host)
             await self._app(call)
         except Exception as exc:  # noqa: BLE001 - the last stop of every error: it is answered and logged here
             self._failed(call, exc)
@@ -74,6 +79,8 @@ def _line(call: Call, seconds: float) -> dict[str, Any]:
     }
     if call.user_id is not None:
         line["user_id"], line["org_id"] = call.user_id, call.org_id
+    if call.api_key_id is not None:
+        line["api_key_id"] = call.api_key_id
     if call.acting_for is not None:
         line["acting_for"] = call.acting_for
     if call.deployment_id is not None:

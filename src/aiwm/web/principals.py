@@ -42,7 +42,7 @@ def authenticated(tokens: Tokens) -> Authenticate:
         caller = tokens.known(token) or await tokens.verify(token)
         facts = request.scope["aiwm"]
         caller = replace(caller, correlation_id=facts.correlation_id)
-        facts.user_id, facts.org_id = caller.user_id, caller.home_org_id
+        facts.user_id, facts.org_id, facts.api_key_id = caller.user_id, caller.home_org_id, caller.api_key_id
         organization = request.headers.get(ORGANIZATION_HEADER)
         if organization is None or organization == caller.org_id:
             return caller

@@ -19,6 +19,7 @@ from aiwm.domain.usage import End, Source, Usage, UsageRow
 from aiwm.domain.users import Principal
 from aiwm.errors import TooManyRequests, WrongState
 from aiwm.metering.limits import Limiter, Pass, Window
+from aiwm.metering.metrics import Metrics
 from aiwm.metering.prices import Prices
 from aiwm.metering.worst_case import Ceilings
 from aiwm.providers import registry
@@ -420,3 +421,19 @@ async def test_whatever_comes_together_never_more_than_the_budget_is_promised() 
         passed.leave(None)
     assert door.money == (spent, 0)
     assert 40 < spent <= 50
+
+
+async def test_refusals_are_counted_by_what_the_limit_is_for_and_what_of_it_was_used_up() -> None:
+    door = Door(KEY, concurrent_requests=1, requests_per_minute=2)
+    caller = replace(principal(), api_key_id=KEY.id)
+    first = await door.enter(who=caller)
+    await door.refused(who=caller)
+    first.leave(None)
+    (await door.enter(who=caller)).leave(None)
+    await door.refused(who=caller)
+    await door.refused(who=caller)
+    assert door.limiter.refused == {("apiKey", "concurrentRequests"): 1, ("apiKey", "requestsPerMinute"): 2}
+    metrics = Metrics(waiting=lambda: 0, failing=lambda: False, refused=lambda: door.limiter.refused)
+    told = metrics.exposition().decode()
+    assert 'aiwm_refused_requests_total{limit="requestsPerMinute",subject="apiKey"} 2.0' in told
+    assert KEY.id not in told

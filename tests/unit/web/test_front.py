@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from aiwm.errors import AnswerBroken, ClientGone, Invalid
 from aiwm.web.call import Call
 from aiwm.web.front import Front
+from aiwm.wire.hosts import Hosts
 from fakes import Wire
 
 
@@ -28,7 +29,7 @@ class _Asked:
     ) -> _Asked:
         call = Call(self.wire, method=b"GET", path=quote(path).encode(), query=b"key=sk-1", headers=headers or [])
         with capture_logs() as self.logs:
-            await Front(work, log=self.lines.append)(call)
+            await Front(work, hosts=Hosts({"aiwm.example"}), log=self.lines.append)(call)
         return self
 
     @property
@@ -147,3 +148,24 @@ async def test_an_answer_that_was_begun_but_not_sent_makes_room_for_the_error() 
         raise AnswerBroken
 
     assert (await _Asked().run(work)).status == 502
+
+
+@pytest.mark.parametrize("host", [b"localhost:3003", b"127.0.0.1", b"[::1]:3003", b"AIWM.example:80", b"10.0.0.9"])
+async def test_a_host_that_is_known_is_answered(host: bytes) -> None:
+    assert (await _Asked().run(_answers, headers=[(b"host", host)])).status == 200
+
+
+async def test_a_host_that_is_not_known_is_told_so_before_anything_else_is_looked_at() -> None:
+    asked = await _Asked().run(_raises(RuntimeError("reached")), headers=[(b"host", b"rebound.example:3003")])
+    assert (asked.status, asked.line["status"]) == (421, 421)
+    assert "AIWM_ALLOWED_HOSTS" in json.loads(asked.body)["message"]
+
+
+async def test_the_line_names_the_key_that_was_used_and_not_what_it_is() -> None:
+    async def work(call: Call) -> None:
+        call.user_id, call.org_id, call.api_key_id = "u" * 24, "o" * 24, "k" * 24
+        await _answers(call)
+
+    asked = await _Asked().run(work)
+    assert asked.line["api_key_id"] == "k" * 24
+    assert "api_key_id" not in (await _Asked().run(_answers)).line
