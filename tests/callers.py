@@ -144,7 +144,7 @@ class Line:
 
 
 def request(
-    method: str, path: str, headers: Sequence[Header] = (), body: Body = b"", *, host: str = "gateway.test"
+    method: str, path: str, headers: Sequence[Header] = (), body: Body = b"", *, host: str = "gateway.localhost"
 ) -> bytes:
     """A request as bytes. An empty body of a GET has no framing at all."""
     lines = [f"{method} {path} HTTP/1.1", f"host: {host}", *(f"{name}: {value}" for name, value in headers)]
