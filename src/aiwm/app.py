@@ -8,18 +8,16 @@ What is started is stopped in the opposite order, which is why `running` is one 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import httpx2
 import structlog
 
 from aiwm import logs
-from aiwm.api.operation import Check
-from aiwm.api.routes import api_routes
 from aiwm.control.api_keys import ApiKeys
 from aiwm.control.deployments import Deployments
 from aiwm.control.downloads import Downloads
@@ -44,7 +42,6 @@ from aiwm.engines.registry import kinds
 from aiwm.errors import StartError, Unavailable
 from aiwm.files.folders import Folders
 from aiwm.files.hub import Hub
-from aiwm.iam.routes import auth_routes, iam_routes
 from aiwm.identity import keys
 from aiwm.identity.jwks import RemoteKeys
 from aiwm.identity.passwords import Passwords
@@ -77,14 +74,21 @@ from aiwm.store.sessions import SessionStore
 from aiwm.store.usage import UsageStore
 from aiwm.store.users import UserStore
 from aiwm.targets import TargetTable
-from aiwm.web.application import application
 from aiwm.web.asgi import Asgi
 from aiwm.web.bodies import JsonBodies
 from aiwm.web.call import Application, Call
 from aiwm.web.front import Front
+from aiwm.web.later import Later
 from aiwm.wire.addresses import AddressPolicy
 from aiwm.wire.hosts import Hosts
 from aiwm.wire.origins import Timeouts
+
+# FastAPI and all that is made with it take as long to load as the rest together, and inference needs none of it: it is
+# imported by the functions that `Later` runs on a thread.
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+    from aiwm.api.operation import Check
 
 CONTROL_BODY_BYTES = 1024 * 1024
 """Largest body of the control plane; the largest that makes sense has a tenth of it."""
@@ -110,6 +114,8 @@ class Program:
     signer: TokenSigner | None
     admin_password: str | None
     """Only at the first start, when nobody chose one: to be shown once."""
+    whole: Awaitable[None]
+    """Done when the control plane is made too; who calls it before waits."""
 
 
 @asynccontextmanager
@@ -261,27 +267,16 @@ async def running(
         log = logs.request_log(level=settings.log_level, as_json=settings.log_format == "json")
         hosts = Hosts(settings.effective_allowed_hosts)
         control_bytes = min(settings.max_body_bytes, CONTROL_BODY_BYTES)
-        iam = None if own_key is None else _Iam(settings, own_key, database, verifier, revocations, clock)
+        iam = (
+            None if own_key is None else _Iam(settings, own_key, database, verifier, revocations, clock, control_bytes)
+        )
         admin_password = None if iam is None else await iam.users.ensure_admin(lambda: _admin_password(settings))
 
-        async with (
-            _closing(remote),
-            nullcontext() if iam is None else _closing(iam),
-            engines.running(),
-            _background(nodes.watch()),
-            _background(nodes.watch_cluster()),
-            _closing(Upstream(policy=policy)) as upstream,
-            _journaling(journal),
-            _background(watch(journals, limits.recovered)),
-            _background(limits.watch()),
-            _recording(recorder),
-            _background(revocations.watch(revoked_since)),
-            _background(api_keys.watch_uses()),
-            _background(retention.watch(ledger.expire, keep_days=settings.ledger_days, clock=clock)),
-            _closing(downloads),
-            _background(downloads.watch()),
-        ):
-            api = application(
+        def api() -> Application:
+            from aiwm.api.routes import api_routes
+            from aiwm.web.application import application
+
+            app = application(
                 title="AIWM",
                 description=GATEWAY,
                 routers=[
@@ -300,9 +295,32 @@ async def running(
                         public_url=settings.effective_public_url,
                         clock=clock,
                     ),
-                    *([] if iam is None else [iam.auth]),
+                    *([] if iam is None else [iam.auth_routes()]),
                 ],
             )
+            return Asgi(JsonBodies(app, max_bytes=control_bytes))
+
+        control = Later(api)
+        identity = None if iam is None else Later(iam.application)
+
+        async with (
+            _closing(remote),
+            nullcontext() if iam is None else _closing(iam),
+            engines.running(),
+            _background(nodes.watch()),
+            _background(nodes.watch_cluster()),
+            _closing(Upstream(policy=policy)) as upstream,
+            _journaling(journal),
+            _background(watch(journals, limits.recovered)),
+            _background(limits.watch()),
+            _recording(recorder),
+            _background(revocations.watch(revoked_since)),
+            _background(api_keys.watch_uses()),
+            _background(retention.watch(ledger.expire, keep_days=settings.ledger_days, clock=clock)),
+            _closing(downloads),
+            _background(downloads.watch()),
+            _background(_made(control, identity)) as whole,
+        ):
             inference = Inference(
                 tokens=verifier,
                 targets=table,
@@ -313,10 +331,8 @@ async def running(
                 max_body_bytes=settings.max_body_bytes,
             )
             yield Program(
-                gateway=Front(_Planes(inference, Asgi(JsonBodies(api, max_bytes=control_bytes))), hosts=hosts, log=log),
-                identity=None
-                if iam is None
-                else Front(Asgi(JsonBodies(iam.app, max_bytes=control_bytes)), hosts=hosts, log=log),
+                gateway=Front(_Planes(inference, control), hosts=hosts, log=log),
+                identity=None if identity is None else Front(identity, hosts=hosts, log=log),
                 models=models,
                 deployments=deployments,
                 nodes=nodes,
@@ -324,6 +340,7 @@ async def running(
                 users=users,
                 signer=None if iam is None else iam.signer,
                 admin_password=None if settings.admin_password else admin_password,
+                whole=whole,
             )
 
 
@@ -361,6 +378,7 @@ class _Iam:
         tokens: TokenVerifier,
         revocations: Revocations,
         clock: Clock,
+        max_bytes: int,
     ) -> None:
         self._passwords = passwords = Passwords()
         store = UserStore(database)
@@ -372,8 +390,8 @@ class _Iam:
             clock=clock,
         )
         self.users = Users(store=store, passwords=passwords, revocations=revocations, clock=clock)
-        organizations = Organizations(store=OrganizationStore(database), revocations=revocations, clock=clock)
-        sessions = Sessions(
+        self._organizations = Organizations(store=OrganizationStore(database), revocations=revocations, clock=clock)
+        self._sessions = Sessions(
             users=store,
             sessions=SessionStore(database),
             passwords=passwords,
@@ -382,12 +400,28 @@ class _Iam:
             refresh_seconds=settings.refresh_token_seconds,
             clock=clock,
         )
-        published = self.signer.published_keys
-        self.auth = auth_routes(sessions=sessions, tokens=tokens, published_keys=published)
+        self._tokens = tokens
+        self._max_bytes = max_bytes
+
+    def auth_routes(self) -> APIRouter:
+        """What stands on the gateway's port, too."""
+        from aiwm.iam.routes import auth_routes
+
+        return auth_routes(sessions=self._sessions, tokens=self._tokens, published_keys=self.signer.published_keys)
+
+    def application(self) -> Application:
+        from aiwm.iam.routes import iam_routes
+        from aiwm.web.application import application
+
         routes = iam_routes(
-            sessions=sessions, users=self.users, organizations=organizations, tokens=tokens, published_keys=published
+            sessions=self._sessions,
+            users=self.users,
+            organizations=self._organizations,
+            tokens=self._tokens,
+            published_keys=self.signer.published_keys,
         )
-        self.app = application(title="AIWM identity", description=IDENTITY, routers=[routes])
+        app = application(title="AIWM identity", description=IDENTITY, routers=[routes])
+        return Asgi(JsonBodies(app, max_bytes=self._max_bytes))
 
     async def aclose(self) -> None:
         self._passwords.close()
@@ -487,15 +521,22 @@ async def _closing(thing: _C) -> AsyncIterator[_C]:
 
 
 @asynccontextmanager
-async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[None]]:
     """Runs beside what is inside, and is cancelled after it."""
     task = asyncio.create_task(work)
     try:
-        yield
+        yield task
     finally:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+
+
+async def _made(*applications: Later | None) -> None:
+    """One after the other: both at once would take as long."""
+    for each in applications:
+        if each is not None:
+            await each.run()
 
 
 @asynccontextmanager

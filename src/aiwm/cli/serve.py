@@ -7,7 +7,7 @@ import gc
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 import uvloop
 
@@ -59,8 +59,9 @@ async def _serve_on(listeners: Mapping[str, socket.socket], settings: Settings, 
             applications[ports["simulator"]] = Asgi(Simulator())
             prepared = await prepare(program, f"http://127.0.0.1:{ports['simulator']}")
         _greet(settings, ports, program, prepared)
-        _settle_memory()
+        settling = asyncio.create_task(_settle_memory(program.whole))
         await server.run_on(list(listeners.values()))
+        settling.cancel()
 
 
 def _addresses(settings: Settings, *, demo: bool) -> dict[str, tuple[str, int, str]]:
@@ -72,10 +73,12 @@ def _addresses(settings: Settings, *, demo: bool) -> dict[str, tuple[str, int, s
     return addresses
 
 
-def _settle_memory() -> None:
+async def _settle_memory(whole: Awaitable[None]) -> None:
     """What was made at start lives as long as the program: the collector need not look at it again and again."""
+    await whole
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def _greet(settings: Settings, ports: Mapping[str, int], program: Program, demo: Demo | None) -> None:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.responses import HTMLResponse, Response
 
 from aiwm import __version__
-from aiwm.web import errors
+from aiwm.web import refusals
 from aiwm.web.schemas import ID_PATTERN, Problem
 
 _PAGE = """<!doctype html>
@@ -57,7 +57,7 @@ def application(*, title: str, description: str, routers: Sequence[APIRouter]) -
         # Also keeps FastAPI from promising its own 422, which nobody here answers.
         responses={"default": {"model": Problem, "description": "Every error of ours has this shape"}},
     )
-    errors.install(app)
+    refusals.install(app)
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
     for router in (*routers, _docs(title)):
         app.include_router(router)

@@ -1,4 +1,4 @@
-"""web/errors.py: every error is one shape, and names the field that is wrong."""
+"""web/errors.py: every error is one shape."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import inspect
 import json
 from datetime import datetime
 from http import HTTPStatus
-from typing import Annotated, Literal
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from aiwm import errors
 from aiwm.errors import AiwmError, Invalid, TooManyRequests, Unauthorized
-from aiwm.web.errors import render, validation_texts
+from aiwm.web.errors import render
 
 KINDS = [kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, AiwmError)]
 
@@ -50,52 +48,3 @@ def test_several_problems_are_a_list() -> None:
 def test_a_path_from_anybody_can_be_told() -> None:
     body = render(Invalid("x"), path='/a"\x00\x1b\u2028\ufffd', correlation_id="")[2]
     assert json.loads(body)["path"] == '/a"\x00\x1b\u2028\ufffd'
-
-
-# --- which field is wrong ----------------------------------------------------------------------------------
-
-
-class _Cat(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    kind_of: Literal["cat"] = Field(alias="kindOf")
-    name: str
-    lives: dict[str, int] = {}
-
-
-class _Dog(BaseModel):
-    kind_of: Literal["dog"] = Field(alias="kindOf")
-
-
-_PETS: TypeAdapter[_Cat | _Dog] = TypeAdapter(Annotated[_Cat | _Dog, Field(discriminator="kind_of")])
-
-
-def _texts(given: object) -> list[str]:
-    try:
-        _PETS.validate_python(given)
-    except ValidationError as error:
-        # As FastAPI hands it on.
-        found = [{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors()]
-        return validation_texts(found, body=given)
-    return []
-
-
-@pytest.mark.parametrize(
-    ("given", "texts"),
-    [
-        ({"kindOf": "cat", "name": "Minka"}, []),
-        ({"kindOf": "cat"}, ["name: is required"]),
-        ({"kindOf": "cat", "name": 5, "x": 1},
-         ["name: Input should be a valid string", "x: is not a field of this request"]),
-        ({"kindOf": "cat", "name": "", "lives": {"first": "no"}},
-         ["lives.first: Input should be a valid integer, unable to parse string as an integer"]),
-        ({"kindOf": "cat", "name": "", "cat": 1}, ["cat: is not a field of this request"]),
-        ({"name": "Minka"}, ["kindOf: is required"]),
-        ({"kindOf": "cow-or-a-secret"}, ["kindOf: must be one of 'cat', 'dog'"]),
-        ({"kindOf": None}, ["kindOf: must be one of 'cat', 'dog'"]),
-        ([], ["body: must be a JSON object"]),
-        (5, ["body: must be a JSON object"]),
-        ({"kindOf": "cat", "name": "", "n" * 5000: 1}, ["n" * 100 + ": is not a field of this request"]),
-    ],
-)  # fmt: skip
-def test_the_field_is_named_as_the_caller_wrote_it_and_its_value_is_not_quoted(given: object, texts: list[str]) -> None:
-    assert _texts(given) == texts
