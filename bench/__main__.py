@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
-import platform
 import signal
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench import report
+import aiwm
+from bench import machine, nginx, report
 from bench.crash import crash
+from bench.figures import Section
 from bench.ledger import ledger
-from bench.measures import Bench, Effort, Section
+from bench.measures import Bench, Effort
+from bench.nginx import Fixed, Nginx
+from bench.peers import PEERS, Peer
 from bench.processes import BenchError, Cores
-from bench.subjects import Gateway, Nginx, Provider, nginx_version
+from bench.subjects import Asked, Gateway
 
-_DEFAULT = Effort(rounds=5, seconds=3, streams=2, starts=3, soak=10_000, idle_seconds=40)
-_QUICK = Effort(rounds=3, seconds=1, streams=1, starts=1, soak=2_000, idle_seconds=0)
-_MEASURES = ("start", "chat", "streams", "large", "soak")
+_DEFAULT = Effort(rounds=5, seconds=3, streams=2, steady=6, starts=3, growth=20, soak=10_000, idle_seconds=40)
+_QUICK = Effort(rounds=1, seconds=1, streams=1, steady=2, starts=1, growth=4, soak=2_000, idle_seconds=0)
+_MEASURES = ("start", "chat", "streams", "latency", "memory", "bodies", "many", "workers", "soak")
+_OLD_NAMES = {"large": "bodies"}
 _ALONE = ("ledger", "crash")
 _ROWS, _QUICK_ROWS = 1_000_000, 100_000
 _KILLS, _QUICK_KILLS = 1000, 100
@@ -34,15 +38,22 @@ model, forwarding, usage, ledger, log line. nginx passes the same bytes on and d
 what the rest costs, whatever the machine.
 
 What is measured runs on one core, load and provider on another. nginx and AIWM take turns in short rounds; the table
-has the median of the rounds and, in parentheses, the least and the most. On a machine that has other work, ratios say
-more than absolute figures, and both are higher than on a quiet one.
+has the median of the rounds and, in parentheses, the least and the most, and beside it what is to be reached and what
+is aimed at. On a machine that has other work, ratios say more than absolute figures, and both are higher than on a
+quiet one; when others take the cores, the table says so.
 
   start     from the start of the process to its first answer; memory when idle
   chat      1 kB in, 1.2 kB out, 64 connections at full speed (wrk): CPU time a request, requests/s, latency
-  streams   64 streams at once, 100 events each, one every 10 ms: CPU time an event
-  large     answers of 5 MB: CPU time a MB
-  soak      10,000 requests, 256 at once, every other one a stream: each answer is looked at, none may be lost, and
-            AIWM's counts must be exactly what the answers say; memory, open files and connections before and after
+  streams   100 events each, 64 and 1,000 streams at once: CPU time an event; what is added to the first event's time
+  latency   chats at 200 and 1,000 a second, each timed from when it was due, whatever those before it do: what is
+            added to the provider's own time
+  memory    what 1,000 and 5,000 open idle streams take; growth under load
+  bodies    100 kB and 5 MB up and down: CPU time a body (`large` is its old name)
+  many      100 and 10,000 deployments, 10,000 tokens: CPU time a request beside one of each
+  workers   two workers on two cores beside one
+  soak      10,000 requests, or what --requests says, a third of them streams, a tenth of the callers leaving early:
+            each answer is looked at, none may be lost, and AIWM's books must be exactly what provider and callers
+            say; memory on the way, open files and connections before and after
   ledger    only when it is asked for, alone: a million rows on SQLite, what one takes of CPU and disk, and reports
   crash     only when it is asked for, alone: AIWM killed 1,000 times at random moments under load; the ledger must have
             each request that reached the provider, once, with the tokens of its answer, and sums that equal its rows
@@ -52,12 +63,15 @@ CPU time is user and system time of all its processes, from /proc, ledger writin
 
 _EXAMPLES = """\
 examples:
-  script/bench                       all of it: about three minutes
-  script/bench --quick               fewer and shorter rounds: under a minute
-  script/bench chat                  one measure
-  script/bench ledger                the ledger by itself: about two minutes
-  script/bench crash                 a thousand kills: about ten minutes
-  script/bench --json figures.json   every round's figures, for machines
+  script/bench                             all of it: about ten minutes
+  script/bench --quick                     one short round of each: about two minutes
+  script/bench chat streams                some measures
+  script/bench chat --peer litellm         another gateway beside; the first time it is installed
+  script/bench soak --requests 1000000     a long one
+  script/bench ledger                      the ledger by itself: about two minutes
+  script/bench crash                       a thousand kills: about ten minutes
+  script/bench --json figures.json         every round's figures, for machines
+  script/bench --markdown > table.md       the table for a document
 
 exit code:
   0  measured, whatever the figures are: a slow run is no failure
@@ -69,7 +83,7 @@ exit code:
 def main() -> int:
     arguments = _arguments()
     signal.signal(signal.SIGTERM, _interrupted)
-    effort = _QUICK if arguments.quick else _DEFAULT
+    effort = _effort(arguments)
     try:
         sections = dict(_by_itself(arguments) if _is_alone(arguments) else _sections(arguments, effort))
     except BenchError as error:
@@ -79,6 +93,12 @@ def main() -> int:
         print("\nscript/bench: stopped; everything that it started is stopped too", file=sys.stderr)
         return 130
     return 1 if any(section.wrong for section in sections.values()) else 0
+
+
+def _effort(arguments: argparse.Namespace) -> Effort:
+    effort = _QUICK if arguments.quick else _DEFAULT
+    rounds, requests = arguments.rounds or effort.rounds, arguments.requests or effort.soak
+    return dataclasses.replace(effort, rounds=rounds, soak=requests)
 
 
 def _arguments() -> argparse.Namespace:
@@ -94,7 +114,17 @@ def _arguments() -> argparse.Namespace:
         help=f"which to run: {', '.join(_MEASURES)} (default: all of these), or one of {', '.join(_ALONE)} alone",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="fewer and shorter rounds, a soak of 2,000, fewer rows and kills"
+        "--quick", action="store_true", help="one short round of each, a soak of 2,000, fewer rows and kills"
+    )
+    parser.add_argument("--rounds", type=_positive, metavar="N", help="how often each is measured (default: 5)")
+    parser.add_argument("--requests", type=_positive, metavar="N", help="of the soak (default: 10,000)")
+    parser.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        choices=sorted(PEERS),
+        help="another gateway beside, in start, chat and streams; it is installed into a folder of its own below "
+        "~/.cache/aiwm-bench when it is not there yet",
     )
     parser.add_argument(
         "--provider",
@@ -104,9 +134,13 @@ def _arguments() -> argparse.Namespace:
         "AIWM itself and so limits the rates (default: stand-in)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures of all rounds to FILE")
+    parser.add_argument(
+        "--markdown", action="store_true", help="the table as Markdown; what it says on the way, to stderr"
+    )
     arguments = parser.parse_args()
     if _is_alone(arguments):
         return arguments
+    arguments.measure = [_OLD_NAMES.get(name, name) for name in arguments.measure]
     if unknown := set(arguments.measure) - set(_MEASURES):
         parser.error(f"there is no measure {', '.join(sorted(unknown))}; there are {', '.join(_MEASURES)}")
     return arguments
@@ -119,23 +153,32 @@ def _is_alone(arguments: argparse.Namespace) -> bool:
 def _sections(arguments: argparse.Namespace, effort: Effort) -> Iterator[tuple[str, Section]]:
     """Prints each section as soon as it is there."""
     cores = Cores()
+    out = sys.stderr if arguments.markdown else sys.stdout
     facts = {
-        "nginx": nginx_version(),
-        "Python": f"{platform.python_version()}, {_speed()}",
+        "AIWM": aiwm.__version__,
+        "nginx": nginx.version(),
+        "Python": machine.python(),
         "cores": cores.text,
-        "provider": arguments.provider,
-        "other work": f"{os.getloadavg()[0]:.1f} processes on average of the minute before",
+        "provider": "nginx and " + arguments.provider if arguments.provider == "stand-in" else arguments.provider,
+        "other work": ", ".join(machine.others_at_work()[:3]) or "none",
     }
     done: dict[str, Section] = {}
-    with _running(arguments.provider, effort, cores) as bench:
-        print(report.heading(facts), flush=True)
+    with _running(arguments, effort, cores) as (bench, peers):
+        facts |= {peer.name: peer.version for peer in peers}
+        names = [peer.name for peer in peers]
+        print(report.heading(facts, names), flush=True, file=out)
         for name in _MEASURES:
             # Starting is always part of it: it makes what the others need.
-            section = getattr(bench, name)() if name == "start" or name in (arguments.measure or _MEASURES) else None
-            if section is not None:
-                done[name] = section
-                print(report.text(section), flush=True)
-                yield name, section
+            if name != "start" and name not in (arguments.measure or _MEASURES):
+                continue
+            watch = machine.Watch(bench.cpu_seconds)
+            section = done[name] = getattr(bench, name)()
+            if name != "start" and (warning := watch.warning()):
+                section.notes.append(warning)
+            print(report.text(section, names), flush=True, file=out)
+            yield name, section
+    if arguments.markdown:
+        print(report.markdown(facts, done, names))
     if arguments.json:
         arguments.json.write_text(json.dumps(report.data(facts, done), indent=2) + "\n")
 
@@ -150,33 +193,47 @@ def _by_itself(arguments: argparse.Namespace) -> Iterator[tuple[str, Section]]:
             section = crash(Path(folder), kills=_QUICK_KILLS if arguments.quick else _KILLS)
     print(report.text(section), flush=True)
     if arguments.json:
-        facts = {"Python": f"{platform.python_version()}, {_speed()}"}
+        facts = {"Python": machine.python()}
         arguments.json.write_text(json.dumps(report.data(facts, {name: section}), indent=2) + "\n")
     yield name, section
 
 
 @contextlib.contextmanager
-def _running(kind: str, effort: Effort, cores: Cores) -> Iterator[Bench]:
-    """A bench whose provider runs. Afterwards nothing runs, and no file is left."""
+def _running(arguments: argparse.Namespace, effort: Effort, cores: Cores) -> Iterator[tuple[Bench, Sequence[Peer]]]:
+    """A bench whose providers run. Afterwards nothing runs, and no file is left."""
     os.sched_setaffinity(0, {cores.load})
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aiwm-bench-")))
-        provider = Provider(kind, folder, core=cores.load)
-        nginx = Nginx(folder / "nginx", provider, core=cores.measured)
-        gateway = Gateway(folder / "aiwm", provider, core=cores.measured)
-        for child in (provider.child, nginx.child, gateway.child):
+        asked = Asked(arguments.provider, folder, core=cores.load)
+        fixed = Fixed(folder / "fixed", core=cores.load) if arguments.provider == "stand-in" else asked
+        proxy = Nginx(folder / "nginx", fixed, asked, core=cores.measured)
+        gateway = Gateway(folder / "aiwm", fixed, asked, cores={cores.measured})
+        peers = [
+            PEERS[name](folder / name, fixed, asked, core=cores.measured) for name in dict.fromkeys(arguments.peer)
+        ]
+        for child in (asked.child, fixed.child, proxy.child, gateway.child, *(peer.child for peer in peers)):
             stack.callback(child.stop)
-        provider.start()
-        yield Bench(nginx, gateway, provider, effort, folder)
+        for provider in dict.fromkeys((asked, fixed)):
+            provider.start()
+        bench = Bench(
+            nginx=proxy,
+            gateway=gateway,
+            peers=peers,
+            fixed=fixed,
+            asked=asked,
+            cores=cores,
+            effort=effort,
+            folder=folder,
+        )
+        stack.callback(bench.close)
+        yield bench, peers
 
 
-def _speed() -> str:
-    """Builds of Python differ by half, and so does one core from minute to minute."""
-    began = time.process_time()
-    total = 0
-    for number in range(1_000_000):
-        total += number
-    return f"{(time.process_time() - began) * 1000:.0f} ms of CPU for a loop of 1,000,000 additions"
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def _interrupted(*_: object) -> None:

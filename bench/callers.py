@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Self, cast
 
@@ -13,6 +14,7 @@ from httptools import HttpParserError, HttpResponseParser
 from bench import exchanges
 
 _DONE = b"data: [DONE]"
+_OPENED_AT_ONCE = 100
 
 
 class Lost(Exception):
@@ -64,6 +66,7 @@ class Caller(asyncio.Protocol):
         self._parser = HttpResponseParser(self)
         self._answer = Answer()
         self._ended: asyncio.Future[Answer] | None = None
+        self._begun: asyncio.Future[None] | None = None
 
     @classmethod
     async def connected(cls, port: int) -> Self:
@@ -71,15 +74,35 @@ class Caller(asyncio.Protocol):
         return caller
 
     async def ask(self, request: bytes) -> Answer:
+        return await self.asked(request)
+
+    def asked(self, request: bytes) -> asyncio.Future[Answer]:
+        """Sends the request; whoever leaves before the answer is whole calls `close` or `abort`."""
         self._answer = Answer()
         self._ended = asyncio.get_running_loop().create_future()
         if self._transport.is_closing():
             raise Lost("the connection was closed between two requests")
         self._transport.write(request)
-        return await self._ended
+        return self._ended
+
+    def begun(self) -> asyncio.Future[None]:
+        """Done when the first bytes of the body are there."""
+        self._begun = asyncio.get_running_loop().create_future()
+        if self.has_begun:
+            self._begun.set_result(None)
+        return self._begun
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything of the body is there."""
+        return bool(self._answer.pieces)
 
     def close(self) -> None:
         self._transport.close()
+
+    def abort(self) -> None:
+        """At once, as when its machine goes."""
+        self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are not derived from it.
@@ -108,6 +131,8 @@ class Caller(asyncio.Protocol):
 
     def on_body(self, piece: bytes) -> None:
         self._answer.pieces.append(piece)
+        if self._begun is not None and not self._begun.done():
+            self._begun.set_result(None)
 
     def on_message_complete(self) -> None:
         if self._ended is not None and not self._ended.done():
@@ -152,6 +177,32 @@ async def _caller(
                 caller = await Caller.connected(port)
     finally:
         caller.close()
+
+
+@contextlib.asynccontextmanager
+async def open_streams(port: int, request: bytes, number: int) -> AsyncIterator[None]:
+    """So many at once, each with its first event."""
+    callers: list[Caller] = []
+    answers: list[asyncio.Future[Answer]] = []
+    try:
+        for first in range(0, number, _OPENED_AT_ONCE):
+            more = [await Caller.connected(port) for _ in range(min(_OPENED_AT_ONCE, number - first))]
+            callers += more
+            answers += await asyncio.gather(*(_begun(caller, request) for caller in more))
+        yield
+    finally:
+        for answer in answers:
+            answer.cancel()
+        for caller in callers:
+            caller.close()
+
+
+async def _begun(caller: Caller, request: bytes) -> asyncio.Future[Answer]:
+    ended = caller.asked(request)
+    await asyncio.wait((caller.begun(), ended), return_when=asyncio.FIRST_COMPLETED)
+    if ended.done():
+        raise Lost(f"a stream that was to stay open has ended with status {ended.result().status}")
+    return ended
 
 
 def whole_answers(events: int) -> frozenset[bytes]:

@@ -25,8 +25,8 @@ from httptools import HttpRequestParser
 
 from bench.callers import Answer, Caller, Lost
 from bench.exchanges import CHAT_PATH, whole_request
+from bench.figures import Figure, Section
 from bench.forks import Forks, forks
-from bench.measures import Figure, Section
 from bench.processes import BenchError, free_ports
 
 _AT_ONCE = 2

@@ -10,9 +10,10 @@ from functools import lru_cache
 from typing import Any
 
 CHAT_PATH = "/v1/chat/completions"
-LARGE_PATH = "/v1/embeddings"
-LARGE_BYTES = 5_000_000
+BODY_PATH = "/v1/embeddings"
 MODEL = "bench-model"
+STREAM_MODEL = "bench-stream"
+"""Peers are told by it to ask the other provider."""
 VARIANTS = 8
 """Answers of one length that report different numbers of tokens: counts that are mixed up show in the sums."""
 
@@ -40,7 +41,7 @@ def chat_request() -> bytes:
 def stream_request() -> bytes:
     return _compact(
         {
-            "model": MODEL,
+            "model": STREAM_MODEL,
             "messages": [{"role": "user", "content": _WORDS}],
             "stream": True,
             "stream_options": {"include_usage": True},
@@ -48,8 +49,14 @@ def stream_request() -> bytes:
     )
 
 
-def large_request() -> bytes:
-    return _compact({"model": MODEL, "input": "one text"})
+def body_path(number: int) -> str:
+    """Where the stand-in answers with about so many bytes."""
+    return f"{BODY_PATH}?bytes={number}"
+
+
+def body_request(number: int) -> bytes:
+    """About so many bytes, or a little if that is more."""
+    return _compact({"model": MODEL, "input": (_WORDS * (number // len(_WORDS) + 1))[: max(number - 50, 20)]})
 
 
 def headers(token: str, *, events: int = 0, interval: float = 0) -> dict[str, str]:
@@ -60,7 +67,12 @@ def headers(token: str, *, events: int = 0, interval: float = 0) -> dict[str, st
         "content-type": "application/json",
         "user-agent": "aiwm-bench",
     }
-    return sent | {"x-simulate": f"tokens={events};chunk-delay={interval:g}"} if events else sent
+    return sent | switches(events, interval) if events else sent
+
+
+def switches(events: int, interval: float) -> dict[str, str]:
+    """The header that says how a stream is to be answered."""
+    return {"x-simulate": f"tokens={events};chunk-delay={interval:g}"}
 
 
 def whole_request(path: str, headers: dict[str, str], body: bytes) -> bytes:
@@ -69,6 +81,15 @@ def whole_request(path: str, headers: dict[str, str], body: bytes) -> bytes:
 
 
 # -- the stand-in's answers
+
+
+def chat_tokens(variant: int) -> tuple[int, int]:
+    """Of input and output."""
+    return 180, 130 + variant
+
+
+def stream_tokens(events: int, variant: int) -> tuple[int, int]:
+    return 30 + variant, events
 
 
 @lru_cache
@@ -88,7 +109,7 @@ def chat_answer(variant: int) -> bytes:
                     "finish_reason": "stop",
                 }
             ],
-            "usage": _usage(180, 130 + variant),
+            "usage": _usage(*chat_tokens(variant)),
             "service_tier": "default",
             "system_fingerprint": "fp_bench",
         }
@@ -99,16 +120,16 @@ def chat_answer(variant: int) -> bytes:
 def stream_answer(events: int, variant: int) -> tuple[bytes, ...]:
     """Events of text of about 210 bytes, one by one, and at last what ends the stream: usage and [DONE]."""
     texts = [_event({"choices": [_choice(f"word {number:06d}")], "usage": None}) for number in range(events)]
-    usage = _event({"choices": [], "usage": _usage(30 + variant, events)})
+    usage = _event({"choices": [], "usage": _usage(*stream_tokens(events, variant))})
     return (*texts, usage + b"data: [DONE]\n\n")
 
 
 @lru_cache
-def large_answer() -> bytes:
-    """5 MB: embeddings, whose usage stands at the very end."""
+def body_answer(length: int) -> bytes:
+    """Embeddings, whose usage stands at the very end."""
     vector = json.dumps([0.0123456789] * 1536)
     item = f'{{"object": "embedding", "index": 0, "embedding": {vector}}}'
-    number = LARGE_BYTES // (len(item) + 2)
+    number = max(1, length // (len(item) + 2))
     usage = '{"prompt_tokens": 8, "total_tokens": 8}'
     return (
         f'{{"object": "list", "data": [{", ".join([item] * number)}], "model": "{MODEL}", "usage": {usage}}}'.encode()

@@ -22,7 +22,7 @@ from aiwm.domain.users import Principal, Role
 from aiwm.store.database import Database
 from aiwm.store.ledger import LedgerStore
 from aiwm.store.usage import UsageStore
-from bench.measures import Figure, Section
+from bench.figures import Figure, Section
 
 _DAYS = 30
 _ORG = "a" * 24

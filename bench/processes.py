@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -29,6 +29,10 @@ class Cores:
         cores = sorted(os.sched_getaffinity(0))
         self.measured, self.load = cores[0], cores[1 % len(cores)]
         self.number = len(cores)
+        self.two = frozenset(cores[:2])
+        """For two workers."""
+        self.rest = frozenset(cores[2:] or cores)
+        """For the load of two workers."""
 
     @property
     def text(self) -> str:
@@ -38,10 +42,10 @@ class Cores:
 
 
 @contextlib.contextmanager
-def pinned(core: int) -> Iterator[None]:
-    """What is started in here runs on this core, from its first instruction on."""
+def pinned(cores: Collection[int]) -> Iterator[None]:
+    """What is started in here runs on these cores, from its first instruction on."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:
@@ -51,17 +55,19 @@ def pinned(core: int) -> Iterator[None]:
 class Child:
     """A process, and those it starts, from `start` to `stop`, as often as wanted. Its output goes to a file."""
 
-    def __init__(self, name: str, command: Sequence[str], *, core: int, output: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], *, cores: Collection[int], output: Path, env: Mapping[str, str]
+    ) -> None:
         self.name = name
         self._command = command
-        self._core = core
+        self._cores = cores
         self._output = output
         self._env = env
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         # In a group of its own: Ctrl-C is for us, and we stop the children one by one.
-        with pinned(self._core), self._output.open("ab") as file:
+        with pinned(self._cores), self._output.open("ab") as file:
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=self._env, process_group=0
             )
@@ -76,6 +82,10 @@ class Child:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+    @property
+    def runs(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int:
@@ -111,17 +121,19 @@ class Child:
     # What it costs.
 
     def cpu_seconds(self) -> float:
-        """User and system time of the process, its threads and its children, so far."""
+        """User and system time of the process, its threads and its children, those that have ended too, so far."""
         ticks = 0
         for pid in self._family():
             # The name of the program stands in parentheses, and may have spaces and parentheses in it.
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
+            ticks += sum(map(int, fields[11:15]))
         return ticks / _TICKS_PER_SECOND
 
     def rss_mib(self) -> float:
-        pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self._family())
-        return pages * _PAGE_BYTES / 2**20
+        """Of the process, and what each of its children has for itself: pages that they share count once."""
+        first, *others = self._family()
+        own = int(Path(f"/proc/{first}/statm").read_text().split()[1]) * _PAGE_BYTES
+        return (own + sum(map(_private_bytes, others))) / 2**20
 
     def descriptors(self) -> int:
         return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in self._family())
@@ -137,8 +149,22 @@ class Child:
         return sum(row[3] == "01" and f"socket:[{row[9]}]" in inodes for row in rows)
 
     def _family(self) -> list[int]:
-        """The process and its children; theirs have none."""
-        return [self.pid, *map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split())]
+        """The process, its children and theirs."""
+        family = [self.pid]
+        for pid in family:
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                family += map(int, (task / "children").read_text().split())
+        return family
+
+
+def _private_bytes(pid: int) -> int:
+    rows = (line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines())
+    return 1024 * sum(int(row[1]) for row in rows if row[0] in {"Private_Clean:", "Private_Dirty:"})
+
+
+def surroundings(settings: Mapping[str, str]) -> dict[str, str]:
+    """Our environment for a child, with these settings of AIWM and no others."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("AIWM_")} | dict(settings)
 
 
 def free_ports(number: int) -> list[int]:

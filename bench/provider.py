@@ -1,7 +1,8 @@
 """The stand-in for a provider: `python -m bench.provider PORT`.
 
 It gives prepared answers and does nothing else, so that on the core it shares with the load generator it is never
-what limits AIWM or nginx.
+what limits AIWM or nginx. `?bytes=N` asks for an answer of that length, `?n=N` for the one of that number: it
+remembers how often it was asked each, and tells at `/reached`. What `x-simulate` says may stand in the path, too.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\nx-request-id: req_bench\r\nopen
 _JSON = b"application/json"
 _STREAM_HEAD = _HEAD % (b"text/event-stream; charset=utf-8", b"cache-control: no-cache\r\ntransfer-encoding: chunked")
 _SWITCHES = re.compile(rb"tokens=(\d+);chunk-delay=([\d.]+)")
+_QUERY = re.compile(rb"\?(n|bytes)=(\d+)")
 _variants = itertools.cycle(range(exchanges.VARIANTS))
+_reached = bytearray()
 
 
 class Provider(asyncio.Protocol):
@@ -58,16 +61,29 @@ class Provider(asyncio.Protocol):
             self._asked = value
 
     def on_message_complete(self) -> None:
-        if self._asked:
-            self._stream(*_switches(self._asked))
-        elif self._path.endswith(exchanges.LARGE_PATH.encode()):
-            self._transport.write(_large())
+        if self._path == b"/reached":
+            self._transport.write(_json(bytes(_reached)))
+            return
+        name, number = _query(self._path)
+        if name == b"bytes":
+            self._transport.write(_body(number))
+            return
+        if name == b"n":
+            _count(number)
         else:
-            self._transport.write(_chat(next(_variants)))
+            number = next(_variants)
+        variant = number % exchanges.VARIANTS
+        switches = _switches(self._asked or self._path)
+        if switches is not None:
+            self._stream(*switches, variant)
+        else:
+            self._transport.write(_chat(variant))
 
-    def _stream(self, events: int, interval: float) -> None:
-        self._transport.write(_STREAM_HEAD)
-        self._events = iter(_stream_pieces(events, next(_variants)))
+    def _stream(self, events: int, interval: float, variant: int) -> None:
+        # The first event comes with the head, as a provider has it.
+        first, *rest = _stream_pieces(events, variant)
+        self._transport.write(_STREAM_HEAD + first)
+        self._events = iter(rest)
         self._interval = interval
         self._due = self._loop.time()
         self._wait()
@@ -85,12 +101,10 @@ class Provider(asyncio.Protocol):
 
 
 @lru_cache
-def _switches(asked: bytes) -> tuple[int, float]:
+def _switches(asked: bytes) -> tuple[int, float] | None:
     """How many events, and the seconds between them."""
-    found = _SWITCHES.fullmatch(asked)
-    if found is None:
-        raise ValueError(f"the stand-in knows only tokens=N;chunk-delay=S, not {asked!r}")
-    return int(found[1]), float(found[2])
+    found = _SWITCHES.search(asked)
+    return None if found is None else (int(found[1]), float(found[2]))
 
 
 @lru_cache
@@ -99,8 +113,19 @@ def _chat(variant: int) -> bytes:
 
 
 @lru_cache
-def _large() -> bytes:
-    return _json(exchanges.large_answer())
+def _body(length: int) -> bytes:
+    return _json(exchanges.body_answer(length))
+
+
+def _query(path: bytes) -> tuple[bytes, int]:
+    found = _QUERY.search(path)
+    return (b"", 0) if found is None else (found[1], int(found[2]))
+
+
+def _count(number: int) -> None:
+    if number >= len(_reached):
+        _reached.extend(bytes(number + 1 - len(_reached)))
+    _reached[number] = min(_reached[number] + 1, 255)
 
 
 @lru_cache
@@ -114,11 +139,10 @@ def _json(body: bytes) -> bytes:
 
 
 async def _serve(port: int) -> None:
-    _large()
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
-    await loop.create_server(Provider, "127.0.0.1", port, backlog=1024)
+    await loop.create_server(Provider, "127.0.0.1", port, backlog=4096)
     await stopped.wait()
 
 

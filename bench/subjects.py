@@ -1,73 +1,53 @@
-"""What is measured, nginx and AIWM, and the provider behind both."""
+"""What requests are sent to, AIWM among them, and the providers behind."""
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
-import re
-import shutil
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from bench import exchanges
-from bench.processes import BenchError, Child, free_ports
+from bench.processes import Child, free_ports, surroundings
 
-_NGINX = """\
-daemon off;
-{user}
-worker_processes 1;
-pid {folder}/nginx.pid;
-error_log stderr warn;
-events {{ worker_connections 4096; }}
-http {{
-  access_log off;
-  client_body_temp_path {folder}/body;
-  proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi;
-  scgi_temp_path {folder}/scgi;
-  keepalive_requests 1000000000;
-  upstream provider {{
-    server 127.0.0.1:{provider};
-    keepalive 256;
-    keepalive_requests 1000000000;
-  }}
-  server {{
-    listen 127.0.0.1:{port} backlog=1024;
-    proxy_http_version 1.1;
-    proxy_set_header Connection "";
-    proxy_max_temp_file_size 0;
-    location / {{ proxy_pass http://provider; }}
-    location /streams/ {{ proxy_pass http://provider/; proxy_buffering off; }}
-  }}
-}}
-"""
-
+_SERVE = (str(Path(sys.executable).with_name("aiwm")), "serve")
 _PASSWORD = "correct horse battery"  # noqa: S105 - of a gateway that lives for minutes, on loopback
 
 
 class Subject(Protocol):
-    """Something to send requests to. `base` and `streams` are what a provider's path is put behind."""
+    """Something to send requests to. A provider's path is put behind `base`, which leads to the provider of one answer,
+    or behind `streams` or `bodies`, which lead to the one that answers as it is asked."""
 
     name: str
     port: int
     base: str
     streams: str
+    bodies: str
     child: Child
 
     def start(self) -> float:
         """Seconds from the start of the process to its first answer of a provider."""
         ...
 
+    def headers(self, *, streamed: bool) -> dict[str, str]:
+        """What it wants besides those that all are sent."""
+        ...
 
-class Provider:
-    """The stand-in, or AIWM's simulator."""
+
+class Provider(Protocol):
+    kind: str
+    port: int
+    child: Child
+
+    def start(self) -> None: ...
+
+
+class Asked:
+    """A provider that answers as it is asked: the stand-in, or AIWM's simulator."""
 
     def __init__(self, kind: str, folder: Path, *, core: int) -> None:
         self.kind = kind
@@ -76,57 +56,42 @@ class Provider:
             "stand-in": [sys.executable, "-m", "bench.provider", str(self.port)],
             "simulator": [sys.executable, "-m", "aiwm", "simulate", "--port", str(self.port)],
         }[kind]
-        self.child = Child("the provider", command, core=core, output=folder / "provider.log", env=_environment({}))
+        self.child = Child("the provider", command, cores={core}, output=folder / "provider.log", env=surroundings({}))
 
     def start(self) -> None:
         self.child.start()
-        _wait(self.child, self.port, exchanges.CHAT_PATH, "sk-bench")
+        answering(self.child, self.port, exchanges.CHAT_PATH, exchanges.headers("sk-bench"))
 
-
-class Nginx:
-    """One worker, connections to the provider kept, no access log: bytes only."""
-
-    name = "nginx"
-    base, streams = "", "/streams"
-
-    def __init__(self, folder: Path, provider: Provider, *, core: int) -> None:
-        folder.mkdir()
-        (self.port,) = free_ports(1)
-        # A worker of another user could not use our folder.
-        user = f"user {getpass.getuser()};" if os.geteuid() == 0 else ""
-        (folder / "nginx.conf").write_text(
-            _NGINX.format(folder=folder, user=user, port=self.port, provider=provider.port)
-        )
-        command = [_program("nginx"), "-p", str(folder), "-c", "nginx.conf", "-e", "stderr"]
-        self.child = Child(self.name, command, core=core, output=folder / "nginx.log", env=_environment({}))
-
-    def start(self) -> float:
-        began = time.perf_counter()
-        self.child.start()
-        _wait(self.child, self.port, exchanges.CHAT_PATH, "sk-bench")
-        return time.perf_counter() - began
+    def reached(self) -> bytes:
+        """How often it was asked each number (the stand-in only)."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/reached", timeout=30) as answer:
+            return bytes(answer.read())
 
 
 class Gateway:
-    """`aiwm serve` with everything on; one deployment for what is measured, another one for the soak."""
+    """`aiwm serve` with everything on: a deployment of each provider, and one for the soak."""
 
     name = "AIWM"
 
-    def __init__(self, folder: Path, provider: Provider, *, core: int) -> None:
+    def __init__(
+        self, folder: Path, fixed: Provider, asked: Provider, *, cores: Collection[int], workers: int = 1
+    ) -> None:
         folder.mkdir()
-        self._provider = provider
+        self.data = folder / "data"
+        self._fixed, self._asked = fixed, asked
         self.port, self._iam_port = free_ports(2)
         settings = {
-            "AIWM_DATA_DIR": str(folder / "data"),
+            "AIWM_DATA_DIR": str(self.data),
             "AIWM_PORT": str(self.port),
             "AIWM_IAM_PORT": str(self._iam_port),
             "AIWM_ADMIN_PASSWORD": _PASSWORD,
             "AIWM_PRIVATE_UPSTREAMS": "127.0.0.1",
             "AIWM_LOG_FORMAT": "json",
+            "AIWM_ACCESS_TOKEN_SECONDS": "86400",
         }
-        command = [str(Path(sys.executable).with_name("aiwm")), "serve"]
+        command = [*_SERVE, *(("--workers", str(workers)) if workers > 1 else ())]
         log = folder / "aiwm.log"
-        self.child = Child(self.name, command, core=core, output=log, env=_environment(settings))
+        self.child = Child(self.name, command, cores=cores, output=log, env=surroundings(settings))
         self.token = ""
 
     def first_start(self) -> float:
@@ -141,25 +106,31 @@ class Gateway:
     def start(self) -> float:
         began = time.perf_counter()
         self.child.start()
-        _wait(self.child, self.port, self.base + exchanges.CHAT_PATH, self.token)
+        answering(self.child, self.port, self.base + exchanges.CHAT_PATH, exchanges.headers(self.token))
         return time.perf_counter() - began
+
+    def headers(self, *, streamed: bool) -> dict[str, str]:  # noqa: ARG002 - it is told by the path
+        return {}
 
     def _prepare(self) -> None:
         login = {"username": "admin", "password": _PASSWORD}
         self.token = str(_call(self._iam_port, "POST", "/auth/login", login)["accessToken"])
+        self.base = self.inference(self.deploy("measured", self._model("fixed", self._fixed)))
+        asked = self._model("asked", self._asked)
+        self.streams = self.bodies = self.inference(self.deploy("asked", asked))
+        self.soaked = self.deploy("soaked", asked)
+
+    def _model(self, name: str, provider: Provider) -> str:
         new = {
-            "name": "bench",
+            "name": name,
             "type": "llm",
             "deploymentType": "api-based",
             "provider": "openai",
-            "apiEndpoint": f"http://127.0.0.1:{self._provider.port}",
+            "apiEndpoint": f"http://127.0.0.1:{provider.port}",
             "modelIdentifier": exchanges.MODEL,
             "apiConfig": {"apiKey": "sk-bench-0123456789abcdef"},
         }
-        model = self.call("POST", "/models", new)
-        self.deployed = self.deploy("measured", model["_id"])
-        self.base = self.streams = self.inference(self.deployed)
-        self.soaked = self.deploy("soaked", model["_id"])
+        return str(self.call("POST", "/models", new)["_id"])
 
     def deploy(self, name: str, model: str) -> str:
         return str(self.call("POST", "/deployments", {"name": name, "modelId": model})["_id"])
@@ -171,25 +142,15 @@ class Gateway:
         return _call(self.port, method, path, body, token=self.token)
 
 
-def nginx_version() -> str:
-    said = subprocess.run([_program("nginx"), "-v"], capture_output=True, text=True, check=True, timeout=10).stderr
-    found = re.search(r"nginx/(\S+)", said)
-    return found[1] if found else "?"
+def has_workers() -> bool:
+    """Whether this AIWM can serve with more than one process."""
+    said = subprocess.run([*_SERVE, "--help"], capture_output=True, text=True, check=True, timeout=30)
+    return "--workers" in said.stdout
 
 
-def _program(name: str) -> str:
-    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if found is None:
-        raise BenchError(f"{name} is missing. On Debian: apt-get install nginx-light wrk")
-    return found
-
-
-def _environment(settings: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("AIWM_")} | dict(settings)
-
-
-def _wait(child: Child, port: int, path: str, token: str) -> None:
-    child.wait_for(port, "POST", path, exchanges.headers(token), exchanges.chat_request())
+def answering(child: Child, port: int, path: str, headers: Mapping[str, str]) -> None:
+    """Waits until a chat is answered."""
+    child.wait_for(port, "POST", path, headers, exchanges.chat_request())
 
 
 def _call(port: int, method: str, path: str, body: Mapping[str, Any] | None, *, token: str = "") -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ _SCRIPT = """\
 wrk.method = "POST"
 wrk.body = {body}
 {headers}
+{rest}
 function done(summary, latency)
   local errors = summary.errors
   io.write(string.format('\\n{{"requests":%d,"microseconds":%d,"bytes":%d,"p50":%d,"p99":%d,"failed":%d}}\\n',
@@ -22,6 +23,24 @@ function done(summary, latency)
     errors.connect + errors.read + errors.write + errors.status + errors.timeout))
 end
 """
+
+
+_MANY = """\
+local requests, at = {{}}, 0
+function init(arguments)
+  for line in io.lines({file}) do
+    local path, token = line:match("(%S+) (%S+)")
+    wrk.headers["authorization"] = "Bearer " .. token
+    requests[#requests + 1] = wrk.format(nil, path)
+  end
+  math.randomseed(os.time())
+end
+function request()
+  at = {at}
+  return requests[at]
+end
+"""
+_AT_RANDOM, _IN_TURN = "math.random(#requests)", "at % #requests + 1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +54,32 @@ class Run:
     failed: int
 
 
-def run(folder: Path, url: str, headers: Mapping[str, str], body: bytes, *, connections: int, seconds: int) -> Run:
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """Paths and the token for each: one request is drawn from them by chance, or they are asked one after another."""
+
+    members: Sequence[tuple[str, str]]
+    in_turn: bool = False
+
+
+def run(
+    folder: Path,
+    url: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    connections: int,
+    seconds: int,
+    crowd: Crowd | None = None,
+) -> Run:
+    """Raises BenchError if wrk is missing or fails."""
     program = shutil.which("wrk")
     if program is None:
         raise BenchError("wrk is missing. On Debian: apt-get install nginx-light wrk")
     script = folder / "wrk.lua"
     lines = "\n".join(f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}" for name, value in headers.items())
-    script.write_text(_SCRIPT.format(body=json.dumps(body.decode()), headers=lines))
+    rest = "" if crowd is None else _many(folder, crowd)
+    script.write_text(_SCRIPT.format(body=json.dumps(body.decode()), headers=lines, rest=rest))
     command = [program, "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(script), url]
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=False)
     if done.returncode:
@@ -56,3 +94,9 @@ def run(folder: Path, url: str, headers: Mapping[str, str], body: bytes, *, conn
         p99_ms=found["p99"] / 1000,
         failed=found["failed"],
     )
+
+
+def _many(folder: Path, crowd: Crowd) -> str:
+    file = folder / "crowd.txt"
+    file.write_text("".join(f"{path} {token}\n" for path, token in crowd.members))
+    return _MANY.format(file=json.dumps(str(file)), at=_IN_TURN if crowd.in_turn else _AT_RANDOM)
