@@ -151,6 +151,8 @@ class Provider:
 
     model_in_body: frozenset[str] = frozenset()
     """Paths, without the version in front, whose JSON body takes a `model`. Only these are ever filled in."""
+    model_in_form: frozenset[str] = frozenset()
+    """Paths that take a `model` as a field of a form. Forms are passed on as they are."""
     stream_usage_in_body: frozenset[str] = frozenset()
     """Those of them where a stream reports its usage only if the body says `stream_options.include_usage`."""
     model_in_path: tuple[str, ...] = ()

@@ -58,6 +58,9 @@ PROVIDER = Provider(
             "images/generations",
         }
     ),
+    model_in_form=frozenset(
+        {"audio/transcriptions", "audio/translations", "images/edits", "images/variations", "videos"}
+    ),
     stream_usage_in_body=frozenset({"chat/completions", "completions"}),
     example_path="v1/chat/completions",
     example_body={"messages": [{"role": "user", "content": "Hello!"}]},

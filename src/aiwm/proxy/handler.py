@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Protocol
 from urllib.parse import quote, unquote_to_bytes
 
@@ -38,6 +38,7 @@ from aiwm.proxy.upstream import Upstream, UpstreamResponse
 from aiwm.targets import Target, TargetTable
 from aiwm.web.call import Call
 from aiwm.wire.credentials import caller_token
+from aiwm.wire.forms import ModelInForm
 from aiwm.wire.headers import Firsts, answer_headers, firsts, request_lines
 from aiwm.wire.json_splice import with_model, with_stream_usage
 from aiwm.wire.urls import request_target
@@ -113,6 +114,13 @@ class Inference:
                 stream_usage=_without_version(path) in target.stream_usage_in_body,
             )
             body, asked, asks_usage = spliced.body, spliced.model, spliced.asks_usage
+        elif call.method == b"POST" and _takes_form(target, path):
+            form = ModelInForm(_content_type(call), check=partial(_check_allowed, _allowed(target)))
+            given = await call.stream(max_bytes=self._max_body_bytes)
+            if isinstance(given, bytes):
+                body, asked = given, form.whole(given)
+            else:
+                body = form.watched(given)
         elif call.method == b"POST" and _of_its_model(path, target) in target.stream_usage_in_body:
             spliced = with_stream_usage(await call.body(max_bytes=self._max_body_bytes))
             body, asks_usage = spliced.body, spliced.asks_usage
@@ -265,7 +273,7 @@ def _end(error: BaseException) -> End:
     match error:
         case UpstreamTimeout() | AnswerBroken(timed_out=True):
             return End.TIMED_OUT
-        case ClientGone() | BodyTooLarge():
+        case ClientGone() | BodyTooLarge() | Invalid():
             return End.CLIENT_GONE
         case _ if isinstance(error, Exception):
             return End.PROVIDER_BROKE
@@ -288,11 +296,28 @@ _UP_TO_VERSION = re.compile(rb"(?:.*/)?v\d+[a-z0-9]*/")
 
 def _takes_model(target: Target, path: bytes, headers: Firsts) -> bool:
     """Whether the provider's API takes a `model` in the JSON body of this path."""
-    if _without_version(path) not in target.provider.model_in_body:
-        return False
-    if target.allowed is not None:
-        return True  # Whatever the body says it is: some servers read it as JSON all the same.
-    return not headers.get(b"content-type", b"").startswith(b"multipart/")
+    name, is_form = _without_version(path), headers.get(b"content-type", b"")[:10].lower() == b"multipart/"
+    if name not in target.provider.model_in_body:
+        return target.allowed is not None and not is_form and name in target.provider.model_in_form
+    # With `allowed`, whatever the body says it is: some servers read it as JSON all the same.
+    return target.allowed is not None or not is_form
+
+
+def _takes_form(target: Target, path: bytes) -> bool:
+    """Whether a form is to be watched for a model that must not be asked for."""
+    return target.allowed is not None and _without_version(path) in target.provider.model_in_form
+
+
+def _content_type(call: Call) -> bytes:
+    """Raises Invalid when there are two: who knows which of them counts."""
+    first, *others = [value for name, value in call.headers if name == b"content-type"]
+    if others:
+        raise Invalid("The request has more than one Content-Type; send it once")
+    return first
+
+
+def _allowed(target: Target) -> frozenset[str]:
+    return frozenset() if target.allowed is None else target.allowed | {target.model}
 
 
 @lru_cache(maxsize=1024)
@@ -317,7 +342,7 @@ def _with_model_in_path(path: bytes, target: Target) -> tuple[bytes, str | None]
     if target.allowed is not None:
         # Whoever reads the path behind us must read the same model in it as we do, decoded or not.
         decoded = pattern.search(unquote_to_bytes(path))
-        _check_allowed(target.allowed | {target.model}, asked, None if decoded is None else _text(decoded[1]))
+        _check_allowed(_allowed(target), asked, None if decoded is None else _text(decoded[1]))
     return path, asked
 
 

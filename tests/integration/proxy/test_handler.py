@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from callers import Door, answering, eventually, fields, request
-from fakes import RawServer
+from callers import PATIENCE, Door, answering, eventually, fields, request
+from fakes import RawPeer, RawServer
 from gateway import Gateway
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
@@ -186,6 +187,63 @@ async def test_a_deployment_refuses_the_models_it_does_not_allow(
         assert seen.status == 400
         assert "model" in seen.json["message"].lower()
         assert server.peers == []
+
+
+def form(model: str | None, size: int = 100) -> bytes:
+    fields = [b'name="file"; filename="a.wav"\r\n\r\n' + b"x" * size]
+    if model is not None:
+        fields.append(b'name="model"\r\n\r\n%b' % model.encode())
+    return b"".join(b"--cut\r\nContent-Disposition: form-data; %b\r\n" % field for field in fields) + b"--cut--\r\n"
+
+
+FORM = [("content-type", "multipart/form-data; boundary=cut")]
+
+
+@pytest.mark.parametrize("path", ["v1/audio/transcriptions", "v1/images/edits", "v1/audio/tr%61nslations/"])
+async def test_a_model_in_a_form_is_one_that_the_deployment_allows(door: Door, path: str) -> None:
+    async with RawServer(answering()) as server:
+        deployment = door.deploy(server.port, "openai", "", **ALLOWED)
+        body = form("gpt-5-mini")
+        assert (await door.call(deployment, path, headers=FORM, body=body)).status == 200
+        assert sent(server)[1] == body
+        assert (await door.row(deployment))["model_asked"] == "gpt-5-mini"
+        for refused in (form("gpt-5"), form(None), b'{"model":"gpt-5"}'):
+            seen = await door.call(deployment, path, headers=FORM, body=refused)
+            assert (seen.status, "model" in seen.json["message"] or "form" in seen.json["message"]) == (400, True)
+        as_json = [("content-type", "application/json")]
+        assert (await door.call(deployment, path, headers=as_json, body=b'{"model":"gpt-5"}')).status == 400
+        assert (await door.call(deployment, path, headers=[*FORM, *as_json], body=body)).status == 400
+        assert len([found for peer in server.peers for found in peer.requests]) == 1
+
+
+async def test_a_model_behind_a_large_file_is_refused_before_the_provider_has_the_whole_form(door: Door) -> None:
+    ended = asyncio.Event()
+
+    async def reading(peer: RawPeer) -> None:
+        await peer.closed()
+        ended.set()
+
+    async with RawServer(reading) as server:
+        deployment = door.deploy(server.port, "openai", "", **ALLOWED)
+        body = form("gpt-5", 2_000_000)
+        pieces = [body[start : start + 100_000] for start in range(0, len(body), 100_000)]
+        seen = await door.call(deployment, "v1/audio/transcriptions", headers=FORM, body=pieces)
+        assert (seen.status, "is not allowed" in seen.json["message"]) == (400, True)
+        await asyncio.wait_for(ended.wait(), PATIENCE)
+        assert b"--cut--" not in server.peers[0].received
+    async with RawServer(answering()) as server:
+        deployment = door.deploy(server.port, "openai", "", **ALLOWED)
+        good = form("a-model", 2_000_000)
+        pieces = [good[start : start + 100_000] for start in range(0, len(good), 100_000)]
+        assert (await door.call(deployment, "v1/audio/transcriptions", headers=FORM, body=pieces)).status == 200
+
+
+async def test_a_form_is_nobodys_business_where_every_model_is_allowed(door: Door) -> None:
+    async with RawServer(answering()) as server:
+        body = b"no form at all"
+        deployment = door.deploy(server.port, "openai", "")
+        assert (await door.call(deployment, "v1/audio/transcriptions", headers=FORM, body=body)).status == 200
+        assert sent(server)[1] == body
 
 
 @pytest.mark.parametrize("written", ["{id}", "%7Bname%7D", "gemini-x", "my%20model"])
