@@ -8,6 +8,7 @@ What is started is stopped in the opposite order, which is why `running` is one 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -141,9 +142,9 @@ async def running(
 
     async with (
         _closing(Database(settings.effective_database_url)) as database,
-        httpx2.AsyncClient() as http,
+        httpx2.AsyncClient(verify=_authorities(settings.jwks_url)) as http,
         # Engines are on this machine: no proxy of the environment stands between.
-        httpx2.AsyncClient(trust_env=False) as health,
+        httpx2.AsyncClient(trust_env=False, verify=_authorities(settings.ray_address)) as health,
     ):
         await database.migrate()
         users = UserStore(database)
@@ -319,7 +320,7 @@ async def running(
             _background(retention.watch(ledger.expire, keep_days=settings.ledger_days, clock=clock)),
             _closing(downloads),
             _background(downloads.watch()),
-            _background(_made(control, identity)) as whole,
+            _background(_made(control, identity, prices)) as whole,
         ):
             inference = Inference(
                 tokens=verifier,
@@ -445,6 +446,11 @@ class _Planes:
 # -- parts that settings choose
 
 
+def _authorities(url: str) -> ssl.SSLContext | bool:
+    """Whom TLS trusts: nobody when there is nobody to ask. The usual list takes 2 MB and a twentieth of the start."""
+    return True if url else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
 def _policy(allowed: tuple[str, ...]) -> AddressPolicy:
     try:
         return AddressPolicy(allowed)
@@ -532,11 +538,12 @@ async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.
             await task
 
 
-async def _made(*applications: Later | None) -> None:
-    """One after the other: both at once would take as long."""
-    for each in applications:
-        if each is not None:
-            await each.run()
+async def _made(control: Later, identity: Later | None, prices: Prices) -> None:
+    """One after the other: all at once would take as long."""
+    await control.run()
+    if identity is not None:
+        await identity.run()
+    await prices.load()
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ from aiwm.control.repricing import Difference
 from aiwm.domain import times
 from aiwm.domain.prices import plain
 from aiwm.errors import StartError
-from aiwm.metering.prices import LIST
+from aiwm.metering.price_list import LIST
 from aiwm.settings import Settings
 
 

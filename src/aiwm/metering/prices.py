@@ -10,18 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from functools import lru_cache
-from importlib.metadata import version
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import orjson
-from genai_prices import data
-from genai_prices.data_snapshot import find_provider_by_id
-from genai_prices.types import ModelInfo, TieredPrices, TimeOfDateConstraint
-from genai_prices.types import Provider as ListedProvider
 from msgspec.structs import replace
 
 from aiwm.domain import times
@@ -30,28 +24,8 @@ from aiwm.domain.usage import Source, UsageRow
 from aiwm.providers import registry
 from aiwm.providers.base import Provider, StatedCost
 
-LIST = f"genai-prices {version('genai-prices')}"
-
-_AXES: Mapping[str, tuple[str, int]] = {
-    "input_mtok": ("input", 1),
-    "output_mtok": ("output", 1),
-    "cache_read_mtok": ("cacheRead", 1),
-    "cache_write_mtok": ("cacheWrite5m", 1),
-    "cache_write_1h_mtok": ("cacheWrite1h", 1),
-    "output_reasoning_mtok": ("reasoning", 1),
-    "input_audio_mtok": ("inputAudio", 1),
-    "output_audio_mtok": ("outputAudio", 1),
-    "input_image_mtok": ("inputImage", 1),
-    "output_image_mtok": ("outputImage", 1),
-    "cache_audio_read_mtok": ("cacheReadAudio", 1),
-    "cache_image_read_mtok": ("cacheReadImage", 1),
-    "requests_kcount": ("perRequest", 1000),
-    "web_searches_kcount": ("webSearch", 1000),
-}
-"""The list's name of a price -> ours, and how many of ours it is for. A model with any other price has costs that its
-answers do not tell (seconds, pages, video)."""
-_APART = frozenset({"storage_searches_kcount"})
-"""Prices of what no answer's usage tells either, but is a tool beside the model: searches in the provider's storage."""
+if TYPE_CHECKING:
+    from aiwm.metering.price_list import Tariff
 
 _DOLLAR = 10**12
 _STATED = orjson.dumps({"stated": "by the provider"}).decode()
@@ -63,14 +37,6 @@ _MOST_KEPT = 4096
 """Names of models come from callers and providers, so what is kept of them has an end."""
 
 
-class _Bracket(NamedTuple):
-    above: int
-    """Input tokens; the largest that is exceeded counts, for all tokens of the request."""
-    price: Price
-
-
-_Tariff = Sequence[_Bracket]
-"""Prices of a model at a time, by the length of its input, the longest first; none where nobody knows them."""
 _Key = tuple[str, str, str | None, int]
 """Provider, model, tier, day."""
 
@@ -93,7 +59,11 @@ class Prices:
 
     def __init__(self, own: Callable[[Collection[str]], Awaitable[Mapping[str, OwnPrices]]]) -> None:
         self._own = own
-        self._days: dict[_Key, Sequence[tuple[int, _Tariff]]] = {}
+        self._days: dict[_Key, Sequence[tuple[int, Tariff]]] = {}
+
+    async def load(self) -> None:
+        """Reads the list, so that nobody waits for it later. It goes on beside others, on a thread."""
+        await asyncio.to_thread(_listed)
 
     async def priced(self, rows: Sequence[UsageRow]) -> Sequence[UsageRow]:
         """The rows with their costs and the prices these were made with; None where that is not known."""
@@ -160,7 +130,7 @@ class Prices:
                 return bracket.price
         return None
 
-    def _tariff(self, row: UsageRow, provider: Provider) -> _Tariff:
+    def _tariff(self, row: UsageRow, provider: Provider) -> Tariff:
         """By the model that answered: the one asked for may be an alias, or a name of the caller's own."""
         model = row.model_answered or row.model_asked
         if provider.price_list is None or model is None:
@@ -168,13 +138,13 @@ class Prices:
         day, at = divmod(row.started_at, _DAY_MS)
         return next(tariff for until, tariff in self._hours(provider, model, row.service_tier, day) if at < until)
 
-    def _hours(self, provider: Provider, model: str, tier: str | None, day: int) -> Sequence[tuple[int, _Tariff]]:
+    def _hours(self, provider: Provider, model: str, tier: str | None, day: int) -> Sequence[tuple[int, Tariff]]:
         key = provider.name, model, tier, day
         hours = self._days.get(key)
         if hours is None:
             if len(self._days) >= _MOST_KEPT:
                 self._days.clear()
-            hours = self._days[key] = _day(provider, model, tier, day)
+            hours = self._days[key] = _listed()(provider, model, tier, day)
         return hours
 
 
@@ -221,84 +191,8 @@ def _stated(row: UsageRow, stated: StatedCost) -> dict[str, Any] | None:
     return {"cost": cost, "price": _STATED} if cost <= LARGEST_COST else _UNKNOWN
 
 
-# -- the list
+def _listed() -> Callable[[Provider, str, str | None, int], Sequence[tuple[int, Tariff]]]:
+    """What the list knows of a day. It takes long to load, so a start does not wait for it."""
+    from aiwm.metering.price_list import day
 
-
-def _day(provider: Provider, model: str, tier: str | None, day: int) -> Sequence[tuple[int, _Tariff]]:
-    """The prices of a day: (end in milliseconds of the day, prices until then). Some change by the hour."""
-    context = _context(provider, tier)
-    listed = None if provider.price_list is None else find_provider_by_id(data.providers, provider.price_list)
-    if context is None or listed is None:
-        return [(_DAY_MS, ())]
-    found = listed.find_model(model, all_providers=data.providers)
-    if found is None:
-        return [(_DAY_MS, ())]
-    midnight = datetime.fromtimestamp(day * _DAY_MS / 1000, UTC)
-    begins = sorted({0, *_changes(found)})
-    return [
-        (until, _at(listed, found, context, midnight + timedelta(milliseconds=begin)))
-        for begin, until in zip(begins, [*begins[1:], _DAY_MS], strict=True)
-    ]
-
-
-def _context(provider: Provider, tier: str | None) -> dict[str, str] | None:
-    """What a tier means to the list; None if it is one whose price nobody knows."""
-    context: dict[str, str] = {}
-    for word in tier.split("+") if tier else ():
-        meaning = provider.usage.tiers.get(word)
-        if meaning is None:
-            return None
-        context |= meaning
-    return context
-
-
-def _changes(model: ModelInfo) -> set[int]:
-    """The times of the day at which prices change, in milliseconds."""
-    conditional = model.prices if isinstance(model.prices, list) else []
-    constraints = [each.constraint for each in (*conditional, *(model.price_variants or ()))]
-    return {
-        _milliseconds(border)
-        for constraint in constraints
-        if isinstance(constraint, TimeOfDateConstraint)
-        for border in (constraint.start_time, constraint.end_time)
-    }
-
-
-def _milliseconds(border: time) -> int:
-    moment = datetime.combine(datetime(1970, 1, 2), border)  # noqa: DTZ001 - the list's times carry their own zone
-    utc = moment.astimezone(UTC) if moment.tzinfo else moment
-    return (utc.hour * 3600 + utc.minute * 60 + utc.second) * 1000
-
-
-def _at(listed: ListedProvider, model: ModelInfo, context: Mapping[str, str], at: datetime) -> _Tariff:
-    if context and not _has_tier(listed, model, context, at):
-        return ()
-    prices = model.get_prices(at, context)
-    given = {name: value for name, value in vars(prices).items() if value is not None and name not in _APART}
-    if not given.keys() <= _AXES.keys():
-        return ()
-    about = {"list": LIST, "model": f"{listed.id}/{model.id}", **context}
-    borders = {tier.start for value in given.values() if isinstance(value, TieredPrices) for tier in value.tiers}
-    return [
-        _Bracket(above, Price(_rates(given, above), about | ({"above": above} if above >= 0 else {})))
-        for above in sorted({-1, *borders}, reverse=True)
-    ]
-
-
-def _has_tier(listed: ListedProvider, model: ModelInfo, context: Mapping[str, str], at: datetime) -> bool:
-    """Whether the list has this model's price in a tier, then. It has none for what another provider serves."""
-    return any(own is model for own in listed.models) and any(
-        variant.when.items() <= context.items() and (variant.constraint is None or variant.constraint.active(at))
-        for variant in model.price_variants or ()
-    )
-
-
-def _rates(given: Mapping[str, Decimal | TieredPrices], above: int) -> dict[str, Decimal]:
-    rates = {}
-    for name, value in given.items():
-        axis, number = _AXES[name]
-        if isinstance(value, TieredPrices):
-            begun = [tier.price for tier in value.tiers if tier.start <= above]
-            value = begun[-1] if begun else value.base
-        rates[axis] = value / number
-    return rates
+    return day

@@ -16,7 +16,8 @@ from msgspec.structs import replace
 import store_rows as rows
 from aiwm.domain.prices import OwnPrices, PriceEntry
 from aiwm.domain.usage import End, Source, Usage, UsageRow
-from aiwm.metering.prices import LIST, Prices, Question
+from aiwm.metering.price_list import LIST
+from aiwm.metering.prices import Prices, Question
 from aiwm.metering.reading import Reading
 from aiwm.providers import registry
 from aiwm.wire.sse import EventSplitter
