@@ -53,6 +53,8 @@ class Target:
     """Paths on which a stream is made to report its usage: the provider's, or none if the deployment is not to."""
     prices: OwnPrices | None = None
     """What its operator has set for the model."""
+    paths: tuple[bytes, ...] = ()
+    """How the paths begin that callers may ask for; empty: all."""
     drains: bool = False
     """Whether an answer is read to its end when the caller has left."""
 

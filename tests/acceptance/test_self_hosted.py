@@ -105,6 +105,22 @@ def test_from_a_file_to_an_answer_with_exact_usage(gateway: Gateway, admin: Call
     after = admin.http.get(f"/deployments/{deployment}").json()
     assert (after["requestCount"], after["totalTokens"]) == (2, total)
 
+    # Those who do not ask for the numbers of a stream get none, and the books have them all the same.
+    asked = {"messages": [{"role": "user", "content": "Hello again"}], "max_tokens": 8, "stream": True}
+    path = f"/deployments/{deployment}/inference"
+    silent = admin.http.post(f"{path}/v1/chat/completions", json=asked).text
+    assert "usage" not in silent
+    assert silent.endswith("data: [DONE]\n\n")
+    [row] = admin.http.get("/usage/requests?limit=1").json()["data"]
+    told = last.usage.prompt_tokens, last.usage.completion_tokens
+    assert (row["source"], row["inputTokens"], row["outputTokens"]) == ("provider", *told)
+
+    # What the engine would do without saying how much it was, and what is for its operator, is not for callers.
+    for closed in ("completion", "props", "slots", "lora-adapters", "v1x"):
+        refused = admin.http.post(f"{path}/{closed}", json={"prompt": "Hello", "n_predict": 1})
+        assert refused.status_code == 403, (closed, refused.text)
+        assert "only at paths that begin with /v1/, /chat/completions" in refused.json()["message"]
+
     log = admin.http.get(f"/deployments/{deployment}/logs").text
     assert "ready on http://127.0.0.1" in log
 

@@ -351,6 +351,7 @@ class _Owner:
             name=model_name(plan.kind, plan.model),
             url=engine.address,
             key=engine.key,
+            paths=plan.kind.paths,
         )
 
     def _fill(self, plan: _Plan) -> None:
@@ -501,7 +502,7 @@ def repository_name(model: Model) -> str:
 
 def model_name(kind: EngineKind, model: Model) -> str:
     """What an engine of this kind calls the model."""
-    return kind.called(repository_name(model), model.file_name)
+    return kind.called(repository_name(model), model.file_name, model.download_path or "")
 
 
 @asynccontextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import structlog
@@ -94,10 +94,20 @@ class Targets:
             )
         return found
 
-    def engine(self, deployment: Deployment, model: Model, *, provider: str, name: str, url: str, key: str) -> Target:
-        """An engine of ours that calls its model `name`."""
+    def engine(
+        self,
+        deployment: Deployment,
+        model: Model,
+        *,
+        provider: str,
+        name: str,
+        url: str,
+        key: str,
+        paths: Sequence[str],
+    ) -> Target:
+        """An engine of ours that calls its model `name`, and shows callers what is below `paths`."""
         base = base_url(url)
-        return self._target_at(
+        target = self._target_at(
             deployment,
             model,
             provider=registry.provider(provider),
@@ -105,6 +115,7 @@ class Targets:
             identifier=name,
             config={KEY_FIELDS[0]: key},
         )
+        return replace(target, paths=tuple(path.encode() for path in paths))
 
     def _rest(self, deployment_id: str, error: AiwmError) -> None:
         hosted = self._hosted.pop(deployment_id, None)

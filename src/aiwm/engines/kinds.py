@@ -62,8 +62,11 @@ class EngineKind:
     model_file: str = ""
     """The engine is given one file of the model's folder, of this pattern. Empty: the folder itself."""
     model_name: str = "{name}"
-    """What requests must call the model; `{file}` is the model's `fileName`."""
+    """What requests must call the model; `{file}` is the model's `fileName`, `{folder}` where its files are."""
     ready_path: str = "/health"
+    paths: Sequence[str] = ()
+    """How the paths begin that callers may ask for; empty: all. An engine's own API may load other models, write files,
+    or generate without saying how much."""
     arguments: Mapping[str, Argument] = field(default_factory=dict)
     gpus: int = 0
     """How many it needs at least."""
@@ -133,9 +136,9 @@ class EngineKind:
             stop_seconds=self.stop_seconds,
         )
 
-    def called(self, name: str, file_name: str | None) -> str:
+    def called(self, name: str, file_name: str | None, path: str) -> str:
         """What requests must call the model."""
-        return filled(self.model_name, {"{name}": name, "{file}": file_name or name})
+        return filled(self.model_name, {"{name}": name, "{file}": file_name or name, "{folder}": path})
 
     def _model(self, path: Path, file_name: str | None) -> Path:
         if not self.model_file or path.is_file():

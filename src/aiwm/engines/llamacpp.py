@@ -22,6 +22,7 @@ KIND = EngineKind(
     environment={"LLAMA_API_KEY": "{key}"},
     for_types={"embedding": ("--embeddings",)},
     model_file="*.gguf",
+    paths=("v1/", "chat/completions", "tokenize", "detokenize", "apply-template"),
     arguments={
         "ctx-size": Argument(type=int, flag="--ctx-size", least=0, most=10_000_000),
         "parallel": Argument(type=int, flag="--parallel", least=1, most=256),

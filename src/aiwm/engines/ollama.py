@@ -9,9 +9,15 @@ KIND = EngineKind(
     name="ollama",
     provider="ollama",
     command=("ollama", "serve"),
-    environment={"OLLAMA_HOST": "{host}:{port}", "OLLAMA_MODELS": "{model}", "OLLAMA_NOPRUNE": "1"},
+    environment={
+        "OLLAMA_HOST": "{host}:{port}",
+        "OLLAMA_MODELS": "{model}",
+        "OLLAMA_NOPRUNE": "1",
+        "OLLAMA_KEEP_ALIVE": "-1",  # When it rests is said by the deployment.
+    },
     model_name="{file}",
     ready_path="/api/version",
+    paths=("v1/", "api/chat", "api/generate", "api/embed", "api/tags", "api/show", "api/ps", "api/version"),
     arguments={
         "context-length": Argument(type=int, variable="OLLAMA_CONTEXT_LENGTH", least=1, most=10_000_000),
         "num-parallel": Argument(type=int, variable="OLLAMA_NUM_PARALLEL", least=1, most=1024),

@@ -44,6 +44,7 @@ class _Kind(_Strict):
     model_file: str = ""
     model_name: str = "{name}"
     ready_path: str = Field(default="/health", pattern="^/")
+    paths: list[str] = Field(default_factory=list)
     arguments: dict[str, _Argument] = Field(default_factory=dict)
     gpus: int = Field(default=0, ge=0)
     gpus_argument: str = ""

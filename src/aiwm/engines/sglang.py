@@ -15,6 +15,7 @@ KIND = EngineKind(
     module="sglang",
     environment={"HF_HUB_OFFLINE": "1"},
     for_types={"embedding": ("--is-embedding",)},
+    paths=("v1/",),
     arguments={
         "context-length": Argument(type=int, flag="--context-length", least=1, most=100_000_000),
         "max-running-requests": Argument(type=int, flag="--max-running-requests", least=1, most=65_536),

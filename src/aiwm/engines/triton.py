@@ -13,9 +13,10 @@ KIND = EngineKind(
         "--allow-grpc=false", "--allow-metrics=false",
     ),
     ready_path="/v2/health/ready",
+    paths=("v2/models/", "v2/health/"),
     arguments={
         "http-thread-count": Argument(type=int, flag="--http-thread-count", least=1, most=1024),
-        "exit-timeout-secs": Argument(type=int, flag="--exit-timeout-secs", least=1, most=600),
+        "exit-timeout-secs": Argument(type=int, flag="--exit-timeout-secs", least=1, most=30),
     },
     stop_seconds=35.0,
     install="run AIWM in NVIDIA's Triton container",

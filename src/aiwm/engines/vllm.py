@@ -13,15 +13,14 @@ KIND = EngineKind(
         "DO_NOT_TRACK": "1",
     },
     for_types={"embedding": ("--runner=pooling",)},
+    paths=("v1/", "v2/rerank", "tokenize", "detokenize", "pooling", "classify", "score", "rerank"),
     arguments={
         "max-model-len": Argument(type=int, flag="--max-model-len", least=1, most=100_000_000),
         "max-num-seqs": Argument(type=int, flag="--max-num-seqs", least=1, most=65_536),
         "gpu-memory-utilization": Argument(type=float, flag="--gpu-memory-utilization", least=0.05, most=1.0),
         "tensor-parallel-size": Argument(type=int, flag="--tensor-parallel-size", least=1, most=64),
         "dtype": Argument(type=str, flag="--dtype", choices=("auto", "half", "float16", "bfloat16", "float32")),
-        "quantization": Argument(
-            type=str, flag="--quantization", choices=("awq", "gptq", "fp8", "bitsandbytes", "compressed-tensors")
-        ),
+        "quantization": Argument(type=str, flag="--quantization", choices=("awq", "gptq", "fp8", "compressed-tensors")),
         "kv-cache-dtype": Argument(type=str, flag="--kv-cache-dtype", choices=("auto", "fp8", "fp8_e4m3", "fp8_e5m2")),
         "enable-prefix-caching": Argument(type=bool, flag="--enable-prefix-caching"),
         "enforce-eager": Argument(type=bool, flag="--enforce-eager"),

@@ -23,6 +23,7 @@ from aiwm.errors import (
     AnswerBroken,
     BodyTooLarge,
     ClientGone,
+    Forbidden,
     Invalid,
     MethodNotAllowed,
     Unauthorized,
@@ -95,6 +96,7 @@ class Inference:
             await self._ask(call, headers, principal, path, target)
         else:
             async with Loan(target, call) as loan:
+                _require_open(path, loan.target)
                 await self._ask(call, headers, principal, path, loan.target, loan)
 
     async def _ask(
@@ -210,6 +212,12 @@ def _acting(principal: Principal, call: Call, headers: Firsts) -> Principal:
             call.acting_for = principal.org_id
     principal.require(Role.VIEWER)
     return principal
+
+
+def _require_open(path: bytes, target: Target) -> None:
+    if target.paths and not path.startswith(target.paths):
+        shown = ", ".join(f"/{start.decode()}" for start in target.paths)
+        raise Forbidden(f"The engine of this deployment answers callers only at paths that begin with {shown}")
 
 
 def _end_with_the_caller(call: Call, target: Target) -> None:

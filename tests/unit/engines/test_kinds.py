@@ -56,7 +56,15 @@ def test_ollama_is_told_by_its_environment() -> None:
     assert environment["OLLAMA_HOST"] == "127.0.0.1:4000"
     assert environment["OLLAMA_CONTEXT_LENGTH"] == "8192"
     assert environment["OLLAMA_FLASH_ATTENTION"] == "true"
-    assert kind.called("n", "llama3.2:1b") == "llama3.2:1b"
+    assert kind.called("n", "llama3.2:1b", "/models") == "llama3.2:1b"
+
+
+def test_transformers_is_given_and_asked_for_the_folder() -> None:
+    assert _run("transformers", dtype="float32", continuous_batching=True) == [
+        "transformers", "serve", "/models/a model", "--host=127.0.0.1", "--port=4000",
+        "--continuous-batching", "--dtype=float32",
+    ]  # fmt: skip
+    assert KINDS["transformers"].called("llama", None, "/models/a model") == "/models/a model"
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
@@ -70,6 +78,12 @@ def test_every_kind_listens_on_the_loopback(kind: EngineKind) -> None:
     words = [*kind.command, *kind.environment.values()]
     assert any("{host}" in word for word in words)
     assert any("{port}" in word for word in words)
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
+def test_every_kind_says_what_of_it_is_for_callers(kind: EngineKind) -> None:
+    assert kind.paths
+    assert not any(path.startswith("/") for path in kind.paths)
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
