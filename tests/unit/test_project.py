@@ -109,6 +109,7 @@ SEEN_THROUGH = {
     "iam/users.py": "integration/api/test_bad_input.py",
     "metering/book.py": "integration/metering/test_journal.py",
     "metering/metrics.py": "acceptance/test_serve.py",
+    "metering/price_list.py": "unit/metering/test_prices.py",
     "proxy/dialing.py": "integration/proxy/test_upstream.py",
     "proxy/loans.py": "integration/control/test_engines.py",
     "proxy/pool.py": "integration/proxy/test_upstream.py",
