@@ -9,6 +9,7 @@ from typing import Any
 from argon2 import PasswordHasher
 from joserfc.jwk import RSAKey
 
+from aiwm.control.attempts import Attempts
 from aiwm.control.organizations import Organizations
 from aiwm.control.sessions import Login, Sessions
 from aiwm.control.users import NewUser, Users
@@ -17,6 +18,7 @@ from aiwm.identity.passwords import Passwords
 from aiwm.identity.revocations import Revocations
 from aiwm.identity.signatures import OwnKey, SharedSecret
 from aiwm.identity.tokens import TokenSigner, TokenVerifier
+from aiwm.store.attempts import AttemptStore
 from aiwm.store.database import Database
 from aiwm.store.organizations import OrganizationStore
 from aiwm.store.sessions import SessionStore
@@ -62,6 +64,7 @@ class Iam:
         self.sessions = Sessions(
             users=self.user_store,
             sessions=self.session_store,
+            attempts=Attempts(store=AttemptStore(database), clock=self.clock),
             passwords=self.passwords,
             signer=self.signer,
             revocations=self.revocations,

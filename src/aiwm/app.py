@@ -20,6 +20,7 @@ import structlog
 
 from aiwm import logs
 from aiwm.control.api_keys import ApiKeys
+from aiwm.control.attempts import Attempts
 from aiwm.control.deployments import Deployments
 from aiwm.control.downloads import Downloads
 from aiwm.control.engines import Engines
@@ -62,6 +63,7 @@ from aiwm.proxy.handler import INFERENCE, Inference
 from aiwm.proxy.upstream import Upstream
 from aiwm.settings import LONGEST_TOKEN_SECONDS, Settings
 from aiwm.store.api_keys import ApiKeyStore
+from aiwm.store.attempts import AttemptStore
 from aiwm.store.audit import AuditStore
 from aiwm.store.database import Database
 from aiwm.store.deployments import DeploymentStore
@@ -350,7 +352,7 @@ async def resealed(settings: Settings) -> Resealed:
     async with _closing(Database(settings.effective_database_url)) as database:
         try:
             await database.ping()
-            return await reseal(ModelStore(database), _box(settings))
+            return await reseal(ModelStore(database), AuditStore(database), _box(settings), clock=times.now)
         except Unavailable as error:
             raise StartError(f"secrets can't be sealed anew: {error}; all are good as they are, try again") from error
 
@@ -395,6 +397,7 @@ class _Iam:
         self._sessions = Sessions(
             users=store,
             sessions=SessionStore(database),
+            attempts=Attempts(store=AttemptStore(database), clock=clock),
             passwords=passwords,
             signer=self.signer,
             revocations=revocations,

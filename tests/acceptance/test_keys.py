@@ -117,6 +117,11 @@ def test_secrets_get_a_new_key_while_two_programs_serve(tmp_path: Path, provider
         assert (done.returncode, done.stderr) == (0, "")
         assert KEY not in done.stdout
         assert f"A new key is the first of 2 in {folder / 'encryption-keys'}" in done.stdout
+        # Whoever operates the machine did it: no login stands behind a command.
+        [told] = admin.http.get("/audit?objectType=encryptionKey").json()["data"]
+        assert (told["action"], told["user"]["username"], told["before"]) == ("encryptionKey.rotate", "operator", None)
+        assert told["after"]["secrets"] >= MODELS
+        assert told["after"]["lost"] == 0
         assert wrong == []
         assert _keys(folder)[1:] == [old]
         again = admin.http.put(f"/models/{changed}", json={"description": "last"})

@@ -1,42 +1,61 @@
-"""How often one may fail before one has to wait."""
+"""How often one may fail to log in before one has to wait, whichever program one comes to."""
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Final
 
 from aiwm.domain.times import Clock
 from aiwm.errors import TooManyRequests
+from aiwm.store.attempts import Allowance, AttemptStore
 
-_CAPACITY = 10_000
+_WINDOW_SECONDS: Final = 300
+_MOST_BY_ACCOUNT: Final = 10
+_MOST_BY_ADDRESS: Final = 50
+"""More than for one account: behind a proxy or in an office many people have one address."""
 
 
 class Attempts:
-    """Failures by key (a username, an address) in a sliding window. In memory, of this process, bounded."""
+    """Failures by account and by network in a sliding window. Accounts that do not exist are counted like others."""
 
-    def __init__(self, *, most: int, seconds: int, clock: Clock) -> None:
-        self._most = most
-        self._window_ms = seconds * 1000
+    def __init__(self, *, store: AttemptStore, clock: Clock) -> None:
+        self._store = store
         self._clock = clock
-        self._failures: dict[str, deque[int]] = {}
 
-    def check(self, key: str) -> None:
-        """Raises TooManyRequests when the key has failed too often lately."""
+    async def check(self, account: str, network: str) -> None:
+        """Raises TooManyRequests when one of them has failed too often lately."""
         now = self._clock()
-        failures = self._failures.get(key)
-        if failures is None or len(failures) < self._most:
-            return
-        wait_ms = failures[0] + self._window_ms - now
-        if wait_ms > 0:
-            seconds = -(-wait_ms // 1000)
-            raise TooManyRequests(f"Too many failed attempts; try again in {seconds} s", retry_after=seconds)
+        _require_open(await self._store.closed(_allowances(account, network), since=_since(now)), now)
 
-    def failed(self, key: str) -> None:
-        # Taken out and put in again: whoever failed longest ago is the first to be forgotten.
-        failures = self._failures.pop(key, None) or deque(maxlen=self._most)
-        failures.append(self._clock())
-        self._failures[key] = failures
-        if len(self._failures) > _CAPACITY:
-            del self._failures[next(iter(self._failures))]
+    async def failed(self, account: str, network: str) -> None:
+        """One more, unless there were too many: then it raises TooManyRequests."""
+        now = self._clock()
+        _require_open(await self._store.add(_allowances(account, network), since=_since(now), at=now), now)
 
-    def forget(self, key: str) -> None:
-        self._failures.pop(key, None)
+    async def forget(self, account: str) -> None:
+        await self._store.forget(_account(account))
+
+
+def _since(now: int) -> int:
+    return now - _WINDOW_SECONDS * 1000
+
+
+def _require_open(closed: int | None, now: int) -> None:
+    if closed is not None:
+        # Another machine's clock may be ahead.
+        seconds = max(1, -(-(closed - _since(now)) // 1000))
+        raise TooManyRequests(f"Too many failed attempts; try again in {seconds} s", retry_after=seconds)
+
+
+def _allowances(account: str, network: str) -> Sequence[Allowance]:
+    return (_account(account), _MOST_BY_ACCOUNT), (_digest(f"network {network}"), _MOST_BY_ADDRESS)
+
+
+def _account(name: str) -> bytes:
+    return _digest(f"account {name}")
+
+
+def _digest(text: str) -> bytes:
+    # People type passwords where names belong, and names as long as they like.
+    return sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from aiwm.domain.audit import EncryptionKey, entry, operator
+from aiwm.domain.ids import new_id
 from aiwm.domain.models import Sealed
+from aiwm.domain.times import Clock
 from aiwm.errors import AiwmError
 from aiwm.identity.secrets import SecretBox
+from aiwm.store.audit import AuditStore
 from aiwm.store.models import ModelStore
 
 
@@ -18,7 +22,7 @@ class Resealed:
     """Models with a secret that none of the keys opens; it is left as it is."""
 
 
-async def reseal(models: ModelStore, box: SecretBox) -> Resealed:
+async def reseal(models: ModelStore, audit: AuditStore, box: SecretBox, *, clock: Clock) -> Resealed:
     """In batches, beside programs that run. What somebody writes back meanwhile is found by looking again."""
     done = Resealed()
 
@@ -37,4 +41,6 @@ async def reseal(models: ModelStore, box: SecretBox) -> Resealed:
         last: str | None = ""
         while last is not None:
             last = await models.reseal(anew, after=last)
+    key = EncryptionKey(id=new_id(), secrets=done.secrets, lost=len(done.lost))
+    await audit.add(entry(operator(), "rotate", after=key, at=clock()))
     return done

@@ -20,11 +20,6 @@ from aiwm.identity.tokens import TokenSigner
 from aiwm.store.sessions import SessionStore
 from aiwm.store.users import UserStore
 
-_WINDOW_SECONDS: Final = 300
-_MOST_BY_ACCOUNT: Final = 10
-_MOST_BY_ADDRESS: Final = 50
-"""More than for one account: behind a proxy or in an office many people have one address."""
-
 _KEPT_MS: Final = 2 * 86_400_000
 """Ended sessions stay this long, twice as long as an access token can live: other processes must see them end."""
 
@@ -46,6 +41,7 @@ class Sessions:
         *,
         users: UserStore,
         sessions: SessionStore,
+        attempts: Attempts,
         passwords: Passwords,
         signer: TokenSigner,
         revocations: Revocations,
@@ -54,13 +50,12 @@ class Sessions:
     ) -> None:
         self._users = users
         self._sessions = sessions
+        self._attempts = attempts
         self._passwords = passwords
         self._signer = signer
         self._revocations = revocations
         self._refresh_seconds = refresh_seconds
         self._clock = clock
-        self._by_account = Attempts(most=_MOST_BY_ACCOUNT, seconds=_WINDOW_SECONDS, clock=clock)
-        self._by_address = Attempts(most=_MOST_BY_ADDRESS, seconds=_WINDOW_SECONDS, clock=clock)
 
     async def login(self, username: str, password: str, *, address: str) -> Login:
         """Raises the same Unauthorized, after the same time, for a wrong user, a wrong password, an inactive user."""
@@ -121,17 +116,14 @@ class Sessions:
     async def _is_password_of(self, user: User | None, password: str, username: str, address: str) -> bool:
         """Raises TooManyRequests for an account or an address that has failed too often."""
         account, network = username_key(username), _network(address)
-        self._by_account.check(account)
-        self._by_address.check(network)
+        await self._attempts.check(account, network)
         right = await self._passwords.verify(user.password_hash if user else None, password)
-        # Asked again: of many guesses at once all have passed the first time.
-        self._by_account.check(account)
-        self._by_address.check(network)
         if right and user is not None and user.status is UserStatus.ACTIVE:
-            self._by_account.forget(account)
+            # Asked again: of many guesses at once all have passed the first time.
+            await self._attempts.check(account, network)
+            await self._attempts.forget(account)
             return True
-        self._by_account.failed(account)
-        self._by_address.failed(network)
+        await self._attempts.failed(account, network)
         return False
 
     async def _rehashed(self, user: User, password: str) -> User:

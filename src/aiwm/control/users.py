@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from aiwm.domain.audit import entry
+from aiwm.domain.audit import entry, operator
 from aiwm.domain.ids import new_id
 from aiwm.domain.pages import Page, PageQuery
 from aiwm.domain.times import Clock
@@ -77,7 +77,9 @@ class Users:
             roles=(Role.UNIVERSE_OWNER,),
             **history,
         )
-        return chosen if await self._store.add_first(organization, user) else None
+        by = operator(org_id)
+        told = [entry(by, "create", after=each, at=now) for each in (organization, user)]
+        return chosen if await self._store.add_first(organization, user, entries=told) else None
 
     async def list(self, principal: Principal, query: PageQuery) -> Page[User]:
         principal.require(Role.OWNER)

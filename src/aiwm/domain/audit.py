@@ -12,9 +12,24 @@ from aiwm.domain.ids import new_id
 from aiwm.domain.limits import Limit
 from aiwm.domain.models import MASK, Model, Sealed
 from aiwm.domain.nodes import Resource
-from aiwm.domain.users import Organization, Principal, User
+from aiwm.domain.users import Organization, Principal, Role, User
 
-Thing = Model | Deployment | Organization | User | ApiKey | Resource | Limit
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncryptionKey:
+    """The key that secrets are sealed with, after another one has taken its place."""
+
+    id: str
+    org_id: str = ""
+    """None: it is the installation's."""
+    name: str = "encryption key"
+    secrets: int
+    """How many were sealed anew."""
+    lost: int
+    """In how many models there is one that none of the keys opens."""
+
+
+Thing = Model | Deployment | Organization | User | ApiKey | Resource | Limit | EncryptionKey
 
 _TYPES: dict[type[Thing], str] = {
     Model: "model",
@@ -24,6 +39,7 @@ _TYPES: dict[type[Thing], str] = {
     ApiKey: "apiKey",
     Resource: "resource",
     Limit: "limit",
+    EncryptionKey: "encryptionKey",
 }
 _LEFT_OUT = frozenset(
     {
@@ -50,7 +66,7 @@ class AuditEntry:
 
     id: str
     org_id: str
-    """The organization whose thing it is: its owners may read the entry."""
+    """The organization whose thing it is: its owners may read the entry. Empty for the installation's own."""
     user_id: str
     username: str
     user_org_id: str
@@ -79,6 +95,27 @@ class AuditEntry:
             before=None,
             after=None,
         )
+
+
+OPERATOR = "operator"
+"""Who works on the machine itself: starts the program, runs its commands."""
+
+
+def operator(org_id: str = "") -> Principal:
+    """The operator, for what is done without a login."""
+    role = Role.UNIVERSE_OWNER
+    return Principal(
+        user_id=OPERATOR,
+        username=OPERATOR,
+        org_id=org_id,
+        roles=(role,),
+        session="",
+        issued_at=0,
+        expires_at=0,
+        home_org_id=org_id,
+        rank=role.rank,
+        correlation_id=new_id(),
+    )
 
 
 def entry(

@@ -35,6 +35,11 @@ class AuditStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    async def add(self, entry: AuditEntry) -> None:
+        """For what is no change in the database."""
+        async with self._database.writing() as connection:
+            await record(connection, entry)
+
     async def list(
         self, principal: Principal, query: PageQuery, *, since: int | None = None, until: int | None = None
     ) -> Page[AuditEntry]:
@@ -56,9 +61,12 @@ async def record(connection: AsyncConnection, *entries: AuditEntry | None) -> No
 
 
 def _visible(principal: Principal) -> ColumnElement[bool]:
-    """What was changed in the organization; for an operator also what its members changed in others."""
+    """What was changed in the organization; for an operator also what its members changed in others, and what is of no
+    organization."""
     here = audit.c.org_id == principal.org_id
-    return or_(here, audit.c.user_org_id == principal.org_id) if principal.is_universe_owner else here
+    if not principal.is_universe_owner:
+        return here
+    return or_(here, audit.c.user_org_id == principal.org_id, audit.c.org_id == "")
 
 
 def _columns(entry: AuditEntry) -> dict[str, Any]:

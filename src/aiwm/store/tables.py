@@ -97,6 +97,17 @@ sessions = Table(
 """One login. `refresh_hash` is the SHA-256 of the one refresh token that is good now: any other token of the
 session is an old one, and showing it revokes the session."""
 
+failed_attempts = Table(
+    "failed_attempts",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("digest", LargeBinary(16), nullable=False),
+    Column("failed_at", BigInteger, nullable=False),
+    Index("ix_failed_attempts_digest_failed_at", "digest", "failed_at"),
+    Index("ix_failed_attempts_failed_at", "failed_at"),
+)
+"""Of logging in; `digest` is a hash of the account or network. A row goes with the next failure after its time."""
+
 api_keys = Table(
     "api_keys",
     metadata,

@@ -54,7 +54,7 @@ class UserStore:
         except IntegrityError as error:
             raise _taken(user) from error
 
-    async def add_first(self, organization: Organization, user: User) -> bool:
+    async def add_first(self, organization: Organization, user: User, *, entries: Sequence[AuditEntry] = ()) -> bool:
         """Both, unless somebody else was quicker or there has ever been a user: then False and nothing."""
         try:
             async with self._database.writing() as connection:
@@ -62,6 +62,7 @@ class UserStore:
                     return False
                 await add_organization(connection, organization)
                 await connection.execute(insert(users).values(_columns(user)))
+                await record(connection, *entries)
                 return True
         except IntegrityError:
             return False

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from aiwm.control.api_keys import ApiKeys, NewApiKey
-from aiwm.domain.audit import AuditEntry, entry
+from aiwm.domain.audit import AuditEntry, EncryptionKey, entry, operator
 from aiwm.domain.pages import PageQuery
 from aiwm.domain.users import Principal, Role, UserStatus
 from aiwm.errors import Conflict
@@ -43,6 +43,38 @@ async def test_a_change_that_is_lost_leaves_no_entry(database: Database) -> None
         await store.change(thing, after, entry=entry(OWNER, "change", before=thing, after=after, at=1))
 
     assert [each.after for each in await _entries(database)] == [{"name": "one"}]
+
+
+async def test_what_the_operator_did_to_the_installation_is_for_every_operator_and_nobody_else(
+    database: Database,
+) -> None:
+    key = EncryptionKey(id="e" * 24, secrets=5, lost=0)
+    told = entry(operator(), "rotate", after=key, at=5)
+
+    await AuditStore(database).add(told)
+
+    for where in ("home", "red"):
+        assert await _entries(database, principal("op", where, Role.UNIVERSE_OWNER)) == [told]
+        assert await _entries(database, principal("op", "home", Role.UNIVERSE_OWNER).acting_in(where)) == [told]
+    assert (told.action, told.username, told.after) == (
+        "encryptionKey.rotate",
+        "operator",
+        {"name": "encryption key", "secrets": 5, "lost": 0},
+    )
+    assert await _entries(database, OWNER) == []
+
+
+async def test_the_first_admin_was_made_by_the_operator(database: Database) -> None:
+    iam = Iam(database)
+    await iam.users.ensure_admin(lambda: PASSWORD)
+
+    told = await _entries(database, await iam.caller("admin"))
+
+    assert {(each.action, each.object_name, each.username) for each in told} == {
+        ("organization.create", "default", "operator"),
+        ("user.create", "admin", "operator"),
+    }
+    assert PASSWORD not in str(told)
 
 
 async def test_entries_are_for_the_organization_that_was_changed(database: Database) -> None:

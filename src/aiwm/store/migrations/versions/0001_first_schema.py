@@ -61,6 +61,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("deployment_id", name="pk_deployment_totals"),
     )
     op.create_table(
+        "failed_attempts",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("digest", sa.LargeBinary(length=16), nullable=False),
+        sa.Column("failed_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_failed_attempts"),
+    )
+    op.create_index("ix_failed_attempts_digest_failed_at", "failed_attempts", ["digest", "failed_at"], unique=False)
+    op.create_index("ix_failed_attempts_failed_at", "failed_attempts", ["failed_at"], unique=False)
+    op.create_table(
         "ledger_labels",
         sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
         sa.Column("digest", sa.LargeBinary(length=16), nullable=False),
