@@ -108,7 +108,11 @@ _WRITERS: Sequence[Callable[[str], str]] = (
 )
 
 
-@lru_cache(maxsize=256)
+_PLAIN = frozenset(char for char in map(chr, range(0x80)) if all(write(char) == char for write in _WRITERS))
+"""What every writer leaves as it is: most keys are made of nothing else."""
+
+
+@lru_cache(maxsize=16_384)
 def _masks(secrets: Secrets) -> dict[bytes, bytes]:
     """The mask for each way to spell a secret, the longest first: one may be the beginning of another."""
     spelled = {spelling: mask for secret in secrets for spelling, mask in _spelled(secret).items()}
@@ -120,6 +124,8 @@ def _spelled(secret: bytes) -> dict[bytes, bytes]:
         text = secret.decode()
     except UnicodeDecodeError:
         return {secret: _mask([secret[at : at + 1] for at in range(len(secret))])}
+    if _PLAIN.issuperset(text):
+        return {secret: _mask([char.encode() for char in text])}
     spelled = ([write(char).encode() for char in text] for write in _WRITERS)
     return {b"".join(chars): _mask(chars) for chars in spelled}
 
