@@ -322,7 +322,7 @@ async def running(
             _background(retention.watch(ledger.expire, keep_days=settings.ledger_days, clock=clock)),
             _closing(downloads),
             _background(downloads.watch()),
-            _background(_made(control, identity, prices)) as whole,
+            _background(_made(control, identity, prices, table)) as whole,
         ):
             inference = Inference(
                 tokens=verifier,
@@ -541,12 +541,13 @@ async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.
             await task
 
 
-async def _made(control: Later, identity: Later | None, prices: Prices) -> None:
+async def _made(control: Later, identity: Later | None, prices: Prices, table: TargetTable) -> None:
     """One after the other: all at once would take as long."""
     await control.run()
     if identity is not None:
         await identity.run()
     await prices.load()
+    await table.make_all()
 
 
 @asynccontextmanager

@@ -1,8 +1,8 @@
-"""Where each deployment's requests go: everything the hot path needs, prepared once, in one immutable table.
+"""Where each deployment's requests go: everything the hot path needs, prepared once, in one table.
 
-`control.targets` makes the targets from rows; the proxy looks one up in a dict. A change makes a new table and swaps
-it whole, so a request sees one state of it from beginning to end. Only what runs on engines of ours is asked again at
-the last moment: they come and go.
+`control.targets` makes the targets from rows; the proxy looks one up in a dict. A target never changes: another one
+takes its place, so a request sees one state of it from beginning to end. Only what runs on engines of ours is asked
+again at the last moment: they come and go.
 """
 
 from __future__ import annotations
@@ -186,11 +186,15 @@ class Hosted:
             news.set_result(None)
 
 
+Entry = Target | Resting | Hosted
+
+
 class TargetTable:
     """The deployments of all organizations, by id. Only `replace`, `put` and `remove` change it."""
 
     def __init__(self) -> None:
-        self._entries: Mapping[str, Target | Resting | Hosted] = {}
+        self._entries: dict[str, Entry] = {}
+        self._unmade: dict[str, Callable[[], Entry]] = {}
 
     def running(self, deployment_id: str, org_id: str) -> Target:
         """The target, for a caller of that organization, at this moment."""
@@ -202,22 +206,39 @@ class TargetTable:
 
         Raises NotFound when there is none or it is another organization's, WrongState when it does not run.
         """
-        entry = self._entries.get(deployment_id)
+        entry = self._entries.get(deployment_id) or self._made(deployment_id)
         if entry is None or entry.org_id != org_id:
             raise NotFound(f"Deployment with ID {deployment_id} not found")
         if isinstance(entry, Resting):
             raise type(entry.error)(entry.error.message)
         return entry
 
-    def replace(self, entries: Mapping[str, Target | Resting | Hosted]) -> None:
-        """All of them at once."""
-        self._entries = dict(entries)
+    def replace(self, entries: Mapping[str, Entry], unmade: Mapping[str, Callable[[], Entry]]) -> None:
+        """All of them at once. Those of `unmade` are made when they are asked for, or by `make_all`."""
+        self._entries, self._unmade = dict(entries), dict(unmade)
 
-    def put(self, entries: Iterable[tuple[str, Target | Resting | Hosted]]) -> None:
-        self._entries = {**self._entries, **dict(entries)}
+    def put(self, entries: Iterable[tuple[str, Entry]]) -> None:
+        # A change is seen whole or not at all, so all of it is made before.
+        for deployment_id, entry in tuple(entries):
+            self._unmade.pop(deployment_id, None)
+            self._entries[deployment_id] = entry
 
     def remove(self, deployment_id: str) -> None:
-        self._entries = {id_: entry for id_, entry in self._entries.items() if id_ != deployment_id}
+        self._unmade.pop(deployment_id, None)
+        self._entries.pop(deployment_id, None)
+
+    async def make_all(self) -> None:
+        """Makes what nobody has asked for yet, beside others."""
+        for deployment_id in tuple(self._unmade):
+            self._made(deployment_id)
+            await asyncio.sleep(0)
+
+    def _made(self, deployment_id: str) -> Entry | None:
+        make = self._unmade.pop(deployment_id, None)
+        if make is None:
+            return None
+        entry = self._entries[deployment_id] = make()
+        return entry
 
 
 def not_running(status: str) -> WrongState:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
-from aiwm.errors import Unavailable, WrongState
+from aiwm.errors import NotFound, Unavailable, WrongState
 from aiwm.providers import registry
-from aiwm.targets import Hosted, Target
+from aiwm.targets import Entry, Hosted, Resting, Target, TargetTable
 from aiwm.wire.origins import Origin, Timeouts
 from aiwm.wire.urls import BaseUrl
 
@@ -129,3 +131,60 @@ async def test_one_that_stays_keeps_its_requests() -> None:
     assert (await hosted.borrow()).target.base.origin.port == 2
     hosted.give_back(seat)
     assert (await hosted.borrow()) is seat
+
+
+# --- the table -----------------------------------------------------------------------------------------------
+
+
+class _Unmade:
+    """Targets that are made on demand, and for which of them that was."""
+
+    def __init__(self, *ids: str) -> None:
+        self.made: list[str] = []
+        self.table = TargetTable()
+        self.table.replace({}, {id_: partial(self._make, id_) for id_ in ids})
+
+    def _make(self, id_: str) -> Entry:
+        self.made.append(id_)
+        return _target(len(id_))
+
+
+def test_a_target_is_made_when_it_is_asked_for_and_only_once() -> None:
+    unmade = _Unmade("d", "e")
+    first = unmade.table.reach("d", "red")
+    assert unmade.table.reach("d", "red") is first
+    assert unmade.made == ["d"]
+    with pytest.raises(NotFound):
+        unmade.table.reach("f", "red")
+
+
+async def test_what_nobody_asks_for_is_made_beside() -> None:
+    unmade = _Unmade("d", "e", "f")
+    unmade.table.reach("e", "red")
+    await unmade.table.make_all()
+    assert sorted(unmade.made) == ["d", "e", "f"]
+
+
+async def test_a_change_takes_the_place_of_what_was_not_made() -> None:
+    unmade, changed = _Unmade("d", "e"), _target(9)
+    unmade.table.put([("d", changed)])
+    unmade.table.remove("e")
+    await unmade.table.make_all()
+    assert unmade.made == []
+    assert unmade.table.reach("d", "red") is changed
+    with pytest.raises(NotFound):
+        unmade.table.reach("e", "red")
+
+
+def test_a_change_that_cannot_be_made_whole_changes_nothing() -> None:
+    table = TargetTable()
+    table.replace({"d": Resting("red", WrongState("before"))}, {})
+
+    def entries() -> Iterator[tuple[str, Entry]]:
+        yield "d", _target(1)
+        raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011 - the one of above
+        table.put(entries())
+    with pytest.raises(WrongState, match="before"):
+        table.reach("d", "red")

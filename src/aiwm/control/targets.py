@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import structlog
 
@@ -16,7 +17,7 @@ from aiwm.providers import registry
 from aiwm.providers.base import Provider
 from aiwm.store.deployments import DeploymentStore
 from aiwm.store.models import ModelStore
-from aiwm.targets import Hosted, Resting, Target, TargetTable, not_running
+from aiwm.targets import Entry, Hosted, Resting, Target, TargetTable, not_running
 from aiwm.wire.masking import Secrets
 from aiwm.wire.origins import Timeouts
 from aiwm.wire.urls import BaseUrl, base_url
@@ -57,14 +58,17 @@ class Targets:
         self._turn = asyncio.Lock()
 
     async def load(self) -> None:
-        """All of them, at start."""
+        """All of them, at start. Targets are made later: opening ten thousand keys takes a second."""
         models = {model.id: model for model in await self._models.all()}
-        self._table.replace(
-            {
-                deployment.id: self._entry(deployment, models.get(deployment.model_id))
-                for deployment in await self._deployments.all()
-            }
-        )
+        entries: dict[str, Entry] = {}
+        unmade: dict[str, Callable[[], Entry]] = {}
+        for deployment in await self._deployments.all():
+            model = models.get(deployment.model_id)
+            if deployment.is_hosted or deployment.status is not DeploymentStatus.RUNNING:
+                entries[deployment.id] = self._entry(deployment, model)
+            else:
+                unmade[deployment.id] = partial(self._entry, deployment, model)
+        self._table.replace(entries, unmade)
 
     async def deployment_changed(self, deployment_id: str) -> None:
         async with self._turn:
@@ -122,7 +126,7 @@ class Targets:
         if hosted is not None:
             hosted.rests(error)
 
-    def _entry(self, deployment: Deployment, model: Model | None) -> Target | Resting | Hosted:
+    def _entry(self, deployment: Deployment, model: Model | None) -> Entry:
         if model is not None and deployment.is_hosted and deployment.status in WANTED:
             if deployment.keeper_id == self._here:
                 return self.hosted(deployment)

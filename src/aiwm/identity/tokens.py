@@ -33,7 +33,7 @@ MAX_TOKEN_BYTES: Final = 16_384
 FindKey = Callable[[bytes], Awaitable[ApiKey | None]]
 """The API key with that digest, None when there is none. Raises Unavailable if nobody can know."""
 
-_CACHED_TOKENS: Final = 10_000
+_CACHED_TOKENS: Final = 20_000
 _CACHED_MS: Final = 300_000
 _SKEW_SECONDS: Final = 30
 """How far another IAM's clock may be ahead of ours: a token just issued must not come from the future."""

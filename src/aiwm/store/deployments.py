@@ -38,6 +38,8 @@ _with_totals = (
     .subquery()
 )
 
+_NAMES = tuple(column.name for column in deployments.c if column.name != "deleted_at")
+
 FIELDS = {
     "status": _with_totals.c.status,
     "type": _with_totals.c.type,
@@ -190,7 +192,7 @@ async def _change(
 
 
 def _columns(deployment: Deployment) -> dict[str, Any]:
-    columns = {column.name: getattr(deployment, column.name) for column in deployments.c if column.name != "deleted_at"}
+    columns = {name: getattr(deployment, name) for name in _NAMES}
     allowed = deployment.allowed_models
     return columns | {
         "allowed_models": None if allowed is None else orjson.dumps(allowed).decode(),
@@ -200,7 +202,9 @@ def _columns(deployment: Deployment) -> dict[str, Any]:
 
 
 def _deployment(row: Row[Any]) -> Deployment:
-    values = {column.name: getattr(row, column.name) for column in deployments.c if column.name != "deleted_at"}
+    # By place: half the time of asking the row for each name, and a start reads all rows.
+    found = dict(zip(row._fields, row, strict=True))
+    values = {name: found[name] for name in _NAMES}
     allowed = row.allowed_models
     values |= {
         "status": DeploymentStatus(row.status),

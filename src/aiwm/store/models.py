@@ -271,7 +271,8 @@ def _columns(model: Model) -> dict[str, Any]:
 
 
 def _model(row: Row[Any]) -> Model:
-    values = dict(row._mapping)
+    # By place: half the time of asking the row for each name, and a start reads all rows.
+    values = dict(zip(row._fields, row, strict=True))
     del values["deleted_at"]
     values |= {
         "type": ModelType(row.type),
