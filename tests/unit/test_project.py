@@ -98,6 +98,7 @@ SEEN_THROUGH = {
     "control/models.py": "integration/api/test_models.py",
     "control/deployments.py": "integration/api/test_deployments.py",
     "control/secrets.py": "acceptance/test_keys.py",
+    "store/attempts.py": "integration/control/test_attempts.py",
     "control/repricing.py": "integration/store/test_repricing.py",
     "control/usage.py": "integration/api/test_usage.py",
     "control/targets.py": "integration/api/test_models.py",
