@@ -25,6 +25,7 @@ from hub import Hub, Repository
 from tiny_model import write_tiny_model
 
 WEIGHTS = random.Random(4).randbytes(2_000_000)
+GGUF = ("--framework", "llamacpp")
 
 
 class Commands:
@@ -85,7 +86,7 @@ def commands(tmp_path: Path, hub: Hub) -> Commands:
 
 
 def test_what_is_not_there_is_said_and_the_server_that_was_started_ends(commands: Commands, hub: Hub) -> None:
-    code, said = commands.run("run", "org/nowhere")
+    code, said = commands.run("run", "org/nowhere", *GGUF)
     assert code == 1
     assert f"The files of nowhere did not come: org/nowhere is not found at {hub.url}" in said
     assert not commands.is_served
@@ -96,7 +97,7 @@ def test_an_interrupted_download_leaves_nothing_running_and_goes_on_the_next_tim
     commands: Commands, hub: Hub, number: signal.Signals
 ) -> None:
     hub.faults.hold_after = 700_000
-    command = commands.start("run", "org/tiny", "--framework", "llamacpp")
+    command = commands.start("run", "org/tiny", *GGUF)
     commands.until_part_has(700_000)
     command.send_signal(number)
 
@@ -108,7 +109,7 @@ def test_an_interrupted_download_leaves_nothing_running_and_goes_on_the_next_tim
     assert _processes_of(commands.folder) == []
 
     hub.release()
-    again = commands.start("run", "org/tiny", "--framework", "llamacpp")
+    again = commands.start("run", "org/tiny", *GGUF)
     deadline = time.monotonic() + 60
     while hub.sent("org/tiny", "tiny.gguf") != [None, "bytes=700000-"]:
         assert time.monotonic() < deadline
@@ -135,6 +136,19 @@ def test_a_file_that_is_not_here_is_said_before_anything_is_started(commands: Co
     assert not (commands.folder / "data").exists()
 
 
+def test_an_engine_that_is_not_here_is_said_before_anything_is_fetched(commands: Commands, hub: Hub) -> None:
+    code, said = commands.run("run", "org/tiny")
+    assert code == 1
+    assert "aiwm: vllm is not installed here: install it (pip install vllm, " in said
+    assert "or choose one that is with --framework: llamacpp" in said
+    assert (
+        'there is no engine "magic"; known are llamacpp, vllm'
+        in commands.run("run", "org/tiny", "--framework", "magic")[1]
+    )
+    assert hub.sent("org/tiny", "tiny.gguf") == []
+    assert not commands.is_served
+
+
 def test_a_port_that_something_else_has_is_said(commands: Commands) -> None:
     with socket.create_server(("127.0.0.1", commands.port)) as listener:
         listener.settimeout(0.01)
@@ -147,13 +161,13 @@ def test_a_running_aiwm_is_used_and_stays(tmp_path: Path, hub: Hub, commands: Co
     with Gateway(tmp_path / "data", HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "home")) as gateway:
         commands.environment["AIWM_PORT"] = str(gateway.port)
         commands.environment["AIWM_ADMIN_PASSWORD"] = "another than at its first start"
-        code, said = commands.run("run", "org/nowhere", "--name", "Mine")
+        code, said = commands.run("run", "org/nowhere", "--name", "Mine", *GGUF)
         assert code == 1
         assert "The files of Mine did not come" in said
         assert "Starting AIWM" not in said
         # The second time it is the same model, tried again.
         hub.faults.status = 403
-        assert "refused access" in commands.run("run", "org/nowhere", "--name", "Mine")[1]
+        assert "refused access" in commands.run("run", "org/nowhere", "--name", "Mine", *GGUF)[1]
         listed = gateway.login().http.get("/models").json()
         assert [model["name"] for model in listed["data"]] == ["Mine"]
 
@@ -224,7 +238,10 @@ def test_a_file_is_served_until_ctrl_c_and_answers_the_openai_sdk(commands: Comm
     [token] = re.findall(r"Bearer (\S+)'", said)
     client = openai.OpenAI(base_url=base_url, api_key=token, max_retries=0)
     question = [{"role": "user", "content": "Hello"}]
-    answer = client.chat.completions.create(model="", messages=question, max_tokens=8)  # type: ignore[arg-type]
+    on = {"ignore_eos": True}  # A model that says anything may also say that it has said all.
+    answer = client.chat.completions.create(
+        model="", messages=question, max_tokens=8, extra_body=on  # type: ignore[arg-type]
+    )  # fmt: skip
     assert answer.usage is not None
     assert answer.usage.completion_tokens == 8
 

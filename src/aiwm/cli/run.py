@@ -23,6 +23,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from aiwm.cli.chat import chat
 from aiwm.cli.operator import Operator, Refused, is_running
+from aiwm.engines.registry import kinds
 from aiwm.errors import StartError
 from aiwm.identity.keys import make_directory
 from aiwm.settings import Settings
@@ -64,6 +65,7 @@ def _serve_and_talk(
     settings: Settings, wanted: Mapping[str, Any], console: Console, *, owned: bool, talk: bool
 ) -> None:
     with Operator(settings) as operator:
+        _require_engine(operator, settings, wanted["framework"])
         model = _downloaded(operator, _registered(operator, wanted), console)
         deployment = _deployed(operator, model)
         try:
@@ -182,6 +184,19 @@ def _ended_by_signals() -> Iterator[None]:
 # -- model and deployment
 
 
+def _require_engine(operator: Operator, settings: Settings, framework: str) -> None:
+    """Raises Failed when no node has the engine: better said before gigabytes are fetched for it."""
+    there = {kind for node in operator.all("/nodes") if node["status"] == "online" for kind in node["facts"]["engines"]}
+    if framework in there:
+        return
+    known = kinds(settings.engines_file)
+    if framework not in known:
+        raise Failed(f'there is no engine "{framework}"; known are {", ".join(known)}')
+    remedy = f" ({known[framework].install})" if known[framework].install else ""
+    others = f"choose one that is with --framework: {', '.join(sorted(there))}" if there else "no other is either"
+    raise Failed(f"{framework} is not installed here: install it{remedy}, or {others}")
+
+
 def _registered(operator: Operator, wanted: Mapping[str, Any]) -> Any:
     """The model that is there already, else a new one."""
     found = operator.get("/models", deploymentType="self-hosted", search=wanted["name"], limit=100)["data"]
@@ -235,10 +250,11 @@ def _deployed(operator: Operator, model: Any) -> Any:
 
 def _running(operator: Operator, deployment: Any, console: Console) -> Any:
     """Waits until it answers."""
-    path = f"/deployments/{deployment['_id']}"
+    path, began = f"/deployments/{deployment['_id']}", time.monotonic()
     with console.status("Starting the engine") as status:
         while (deployment := operator.get(path))["status"] in _STARTING:
-            status.update(f"Starting the engine: {deployment['status']}")
+            again = f", again: {escape(deployment['errorMessage'])}" if deployment.get("errorMessage") else ""
+            status.update(f"Starting the engine ({time.monotonic() - began:.0f} s){again}")
             time.sleep(_STEP_SECONDS)
     if deployment["status"] != "running":
         reason = deployment.get("errorMessage") or deployment["status"]
