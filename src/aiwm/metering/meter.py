@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import structlog
+from msgspec.structs import replace
 
 from aiwm.domain.times import Clock
 from aiwm.domain.usage import End, Source, Usage, UsageRow
@@ -93,6 +94,7 @@ class Meter:
         self._began = time.perf_counter()
         self._first_byte: float | None = None
         self._opened: UsageRow | None = None
+        """The row to book if we die before the answer has come to its end."""
         self._status: int | None = None
         self._provider_request_id: str | None = None
         self._reading = Reading(target.provider.usage)
@@ -114,6 +116,7 @@ class Meter:
                 correlation_id=self._correlation_id,
                 org_id=target.org_id,
                 user_id=principal.user_id,
+                api_key_id=principal.api_key_id,
                 deployment_id=target.deployment_id,
                 model_id=target.model_id,
                 provider=target.provider.name,
@@ -163,34 +166,24 @@ class Meter:
             self._guarded(self._conclude)
         if end is not End.COMPLETE and self._is_billed(end):
             self._guarded(self._make_up)
-        self.row = self._row(end, total=time.perf_counter() - self._began)
+        self.row = self._closed(self._opened, end, total=time.perf_counter() - self._began)
         self._book.closed(self.row)
 
-    def _row(self, end: End, *, total: float) -> UsageRow:
-        """What is known by now."""
-        target, reading = self._target, self._reading
-        found = reading.found
+    def _closed(self, opened: UsageRow, end: End, *, total: float) -> UsageRow:
+        """The row with what is known by now."""
+        reading = self._reading
         usage, raw, source = _NOTHING, None, Source.NONE
         if self._estimated is not None:
             (usage, raw), source = self._estimated, Source.ESTIMATED
-        elif found:
+        elif reading.found:
             usage, raw, source = reading.usage, reading.raw, Source.PROVIDER
-        return UsageRow(
-            request_id=self._request_id,
-            correlation_id=self._correlation_id,
-            org_id=target.org_id,
-            user_id=self._principal.user_id,
-            api_key_id=self._principal.api_key_id,
-            deployment_id=target.deployment_id,
-            model_id=target.model_id,
-            provider=target.provider.name,
+        return replace(
+            opened,
             provider_request_id=self._provider_request_id,
-            model_asked=self._asked,
             model_answered=reading.model,
             service_tier=reading.service_tier,
             status=self._status,
             streamed=self._splitter is not None,
-            started_at=self._started_at,
             first_byte_ms=None if self._first_byte is None else round((self._first_byte - self._began) * 1000),
             total_ms=round(total * 1000),
             end=end,

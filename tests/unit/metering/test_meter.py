@@ -7,6 +7,7 @@ import json
 import random
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +88,10 @@ REQUEST = b'{"model":"a-model","messages":[{"role":"user","content":"123456789"}
 """Its texts have 20 characters."""
 
 
-def meter(book: Book, provider: str = "openai", *, asked: str | None = "a-model") -> Meter:
+def meter(book: Book, provider: str = "openai", *, asked: str | None = "a-model", caller: Principal = CALLER) -> Meter:
     return Meter(
         target(provider),
-        CALLER,
+        caller,
         request_id="f" * 24,
         correlation_id="correlation",
         asked=asked,
@@ -207,6 +208,14 @@ def test_a_request_that_is_sent_again_on_a_fresh_connection_is_opened_once() -> 
     [opening], [closing] = book.openings, book.closings
     assert opening.request_id == closing.request_id
     assert opening.end is End.GATEWAY_DIED
+
+
+def test_who_calls_with_an_api_key_is_booked_with_it_from_the_opening_on() -> None:
+    book = Book()
+    counting = meter(book, caller=replace(CALLER, api_key_id="k" * 24))
+    counting.sent()
+    counting.close(End.TIMED_OUT)
+    assert [row.api_key_id for row in book.openings + book.closings] == ["k" * 24] * 2
 
 
 def test_what_can_not_be_decoded_is_not_metered_and_breaks_nothing() -> None:
