@@ -118,7 +118,10 @@ class Bench:
 
         def measured(subject: Subject) -> None:
             run, spent = self._wrk(subject, subject.base + exchanges.CHAT_PATH, exchanges.chat_request())
-            cpu.put(subject.name, spent / max(run.requests, 1) * 1e6)
+            if not run.requests:
+                self._say(section, subject, f"no answer within {run.duration:.0f} s")
+                return
+            cpu.put(subject.name, spent / run.requests * 1e6)
             rate.put(subject.name, run.per_second)
             busy.put(subject.name, spent / run.duration * 100)
             p50.put(subject.name, run.p50_ms)
@@ -145,7 +148,8 @@ class Bench:
         def at_once(figure: Figure, number: int, interval: float, each: int) -> Callable[[Subject], None]:
             def measured(subject: Subject) -> None:
                 spent, tally = self._streams(subject, number, interval, each)
-                figure.put(subject.name, spent / max(tally.events, 1) * 1e6)
+                if tally.events:
+                    figure.put(subject.name, spent / tally.events * 1e6)
                 self._lost(section, subject, tally.lost)
 
             return measured
