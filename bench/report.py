@@ -9,14 +9,14 @@ from typing import Any
 
 from bench.figures import Figure, Section, Target
 
-_NAME, _VALUE, _RATIO = 48, 27, 22
+_NAME, _VALUE, _RATIO = 46, 24, 19
 
 
 def heading(facts: Mapping[str, Any], peers: Sequence[str] = ()) -> str:
     lines = [f"{name:<12} {value}" for name, value in facts.items()]
     columns = f"  {'median (least to most of the rounds)':<{_NAME}}"
-    columns += "".join(f"{name:>{_VALUE}}" for name in ("nginx", "AIWM")) + f"{'ratio':>{_RATIO}}"
-    columns += "".join(f"{name:>{_VALUE}}{'ratio':>{_RATIO}}" for name in peers)
+    columns += "".join(f"  {name:>{_VALUE}}" for name in ("nginx", "AIWM")) + f"  {'ratio':>{_RATIO}}"
+    columns += "".join(f"  {name:>{_VALUE}}  {'ratio':>{_RATIO}}" for name in peers)
     return "\n".join([*lines, "", columns])
 
 
@@ -73,7 +73,7 @@ def _row(figure: Figure, peers: Sequence[str]) -> str:
     if figure.series:
         return f"  {name:<{_NAME}}  {cells[1]}"
     widths = [_VALUE, *(_VALUE, _RATIO) * (1 + len(peers))]
-    row = f"  {name:<{_NAME}}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+    row = f"  {name:<{_NAME}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
     judged = verdict(figure)
     return f"{row}   {judged}" if judged else row.rstrip()
 

@@ -117,15 +117,19 @@ class Soak:
         # The heap that the first load of this width takes stays; what grows after it would be a leak.
         self._load(seen, range(_WARM_UP), [])
         look()
-        before, began = self._child.rss_mib(), time.perf_counter()
+        before, began, spent = self._child.rss_mib(), time.perf_counter(), self._spent()
         self._load(seen, range(_WARM_UP, _WARM_UP + number), memory.aiwm)
         seconds = time.perf_counter() - began
+        of_aiwm, of_load = (after - before for after, before in zip(self._spent(), spent, strict=True))
         look()
         grown.aiwm.append(growth(memory.aiwm[0], memory.aiwm[-1]))
         section.notes.append(
             f"{number / seconds:,.0f} requests/s for {seconds:,.0f} s after {_WARM_UP:,} to warm up, and "
             f"{before:.1f} MiB; {seen.answered:,} answers whole, {seen.left_before:,} callers left before the first "
             f"byte of a body, {seen.left_within:,} within it, {len(seen.lost)} answers lost"
+        )
+        section.notes.append(
+            f"CPU a request: {of_aiwm / number * 1e6:.0f} us, and {of_load / number * 1e6:.0f} us of load and provider"
         )
         if seen.lost:
             section.wrong.append(f"{len(seen.lost)} answers lost, the first one: {seen.lost[0]}")
@@ -138,6 +142,10 @@ class Soak:
             if links.aiwm[-1]:
                 section.wrong.append(f"{links.aiwm[-1]:.0f} connections are still open")
         return section
+
+    def _spent(self) -> tuple[float, float]:
+        """CPU seconds so far: of AIWM, and of the load with its provider."""
+        return self._child.cpu_seconds(), time.process_time() + self._asked.child.cpu_seconds()
 
     # -- the load
 
