@@ -21,7 +21,8 @@ _TYPES = {"bool": bool, "int": int, "float": float, "str": str}
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+    # Built when an operator has a file of engines: that takes as long as reading the rest of this room.
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
 
 
 class _Argument(_Strict):
