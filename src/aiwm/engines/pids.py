@@ -169,4 +169,6 @@ def _buried(number: int) -> str | None:
     if not found:
         return None
     code = os.waitstatus_to_exitcode(status)
+    if code == -signal.SIGKILL:
+        return "ended by SIGKILL, as the system does it when memory runs out"
     return f"exit code {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"

@@ -138,6 +138,7 @@ class ProcessDriver:
         except OSError:
             record.unlink(missing_ok=True)
             raise
+        _first_to_go(process.pid)
         # It is watched by its number from here on, and outlives this object: Popen must not wait for it.
         process.returncode = 0
         pid = Pid.of(process.pid) or Pid(process.pid, "")
@@ -179,6 +180,12 @@ class ProcessDriver:
         for folder in self._folder.glob("*/"):
             if folder.name != "home" and folder.name not in kept:
                 await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _first_to_go(pid: int) -> None:
+    """When memory runs out the system shall end the engine, which is started again, and not AIWM or a neighbour."""
+    with contextlib.suppress(OSError):  # Only Linux has it.
+        Path(f"/proc/{pid}/oom_score_adj").write_text("500")
 
 
 def found_program(program: str, path: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -91,7 +92,18 @@ async def test_the_end_is_told_with_its_exit_code(driver: ProcessDriver) -> None
 async def test_an_end_by_signal_is_told_by_its_name(driver: ProcessDriver) -> None:
     engine = await driver.start(NAME, spec())
     engine.pid.kill()
-    assert await engine.ended() == "ended by SIGKILL"
+    assert await engine.ended() == "ended by SIGKILL, as the system does it when memory runs out"
+    await engine.stop(0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process say it")
+async def test_when_memory_runs_out_an_engine_goes_before_aiwm(driver: ProcessDriver) -> None:
+    engine = await driver.start(NAME, spec())
+
+    def score(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+    assert score(engine.pid.number) == 500 > score(os.getpid())
     await engine.stop(0)
 
 
