@@ -19,6 +19,8 @@ _BLANK_LINE = re.compile(rb"\n\n|[\n\r]\r\n?")
 _BLANK_LINES = (b"\n\n", b"\n\r", b"\r\r")
 
 _DATA = b"data: "
+_OBJECT = b"data: {"
+_LINE_FEED = 0x0A
 _USAGE = b'"usage"'
 _NULL = re.compile(rb'"usage"[ \t]*:[ \t]*null')
 _PLAIN_NULL = b',"usage":null'
@@ -110,7 +112,8 @@ class UsageFilter:
         if event.find(_USAGE) < 0:
             return event
         lines = event.lstrip(_LINE_ENDS)
-        said = None if len(lines) > self._max else _said(lines)
+        # The line feed of a last CRLF may come after the event was judged: it never counts.
+        said = None if len(lines) - lines.endswith(_LINE_ENDS) > self._max else _said(lines)
         if said is None or isinstance(said.usage, msgspec.UnsetType):
             return event
         usage = bytes(said.usage)
@@ -142,7 +145,10 @@ def _without_plain_nulls(events: bytes) -> bytes | None:
     at = 0
     while (found := events.find(_PLAIN_NULL, at)) >= 0:
         end = found + len(_PLAIN_NULL)
-        if _PLAIN_REST.match(events, end) is None:
+        line = events.rfind(b"\n", 0, found) + 1
+        if not events.startswith(_OBJECT, line) or _PLAIN_REST.match(events, end) is None:
+            return None
+        if line > 1 and events[line - 2] != _LINE_FEED:  # Its data began on the line before.
             return None
         pieces.append(events[at:found])
         at = end

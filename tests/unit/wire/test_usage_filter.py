@@ -213,6 +213,19 @@ _ENDS = st.sampled_from([b"\n", b"\r\n", b"\r", b"\n\n", b"\r\n\r\n"])
 _ANY = st.lists(st.builds(bytes.__add__, _LINES, _ENDS), max_size=12).map(b"".join)
 
 
+@pytest.mark.parametrize("line", [b"data: x\n", b": ", b"data: x,", b"event: "])
+def test_what_is_no_object_keeps_its_null(line: bytes) -> None:
+    event = line + _NULL + b"\n\n"
+    assert filtered([event]) == filtered(bytewise(event)) == event
+
+
+@pytest.mark.parametrize("blank", [b"\n\n", b"\n\r\n", b"\r\n\r", b"\r\n\r\n", b"\r\r", b"\r\r\n"])
+def test_an_event_is_too_long_or_not_wherever_it_is_cut(blank: bytes) -> None:
+    for most in range(len(_USAGE), len(_USAGE) + 5):
+        event = _USAGE + blank
+        assert filtered(bytewise(event), max_event=most) == filtered([event], max_event=most), most
+
+
 @settings(max_examples=300, deadline=None)
 @given(_ANY, st.lists(st.integers(0, 1 << 16), max_size=12) | st.none(), st.sampled_from([12, 33, 1000]))
 def test_where_the_network_cuts_makes_no_difference(stream: bytes, places: list[int] | None, max_event: int) -> None:
