@@ -349,7 +349,7 @@ async def running(
 
 async def resealed(settings: Settings) -> Resealed:
     """Seals all stored secrets anew with the newest encryption key, beside programs that run. Raises StartError."""
-    async with _closing(Database(settings.effective_database_url)) as database:
+    async with _closing(Database(settings.effective_database_url, must_exist=True)) as database:
         try:
             await database.ping()
             return await reseal(ModelStore(database), AuditStore(database), _box(settings), clock=times.now)
@@ -361,7 +361,7 @@ async def repriced(
     settings: Settings, *, since: int | None, until: int | None, model: str | None, dry_run: bool
 ) -> Mapping[str, Difference]:
     """Prices the ledger's rows anew, beside programs that run; what that changes, by model. Raises StartError."""
-    async with _closing(Database(settings.effective_database_url)) as database:
+    async with _closing(Database(settings.effective_database_url, must_exist=True)) as database:
         try:
             await database.ping()
             priced = Prices(ModelStore(database).prices_of).priced

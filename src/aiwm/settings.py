@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pydantic import (
     BaseModel,
@@ -226,7 +226,8 @@ class Settings(BaseModel):
 
     @property
     def effective_database_url(self) -> str:
-        return self.database_url or f"sqlite+aiosqlite:///{self.data_dir / DATABASE}"
+        # Quoted: a folder's name may hold what means something else in a URL.
+        return self.database_url or f"sqlite+aiosqlite:///{quote(str(self.data_dir / DATABASE))}"
 
     @property
     def effective_model_dir(self) -> Path:

@@ -24,7 +24,8 @@ from joserfc import jwt
 from joserfc.jwk import OctKey
 
 from aiwm import __version__
-from gateway import ADMIN_PASSWORD, Gateway, free_ports, secrets_in
+from gateway import ADMIN_PASSWORD, Gateway, free_ports, get, post, secrets_in
+from patience import PATIENCE
 from postgresql import PostgreSql
 
 KEY = "sk-proj-0123456789abcdefghijklmnop"
@@ -47,7 +48,7 @@ def _aiwm(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
 
@@ -77,7 +78,8 @@ def _state(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_first_start_makes_everything_for_this_user_only_and_the_second_keeps_it(tmp_path: Path) -> None:
-    folder = tmp_path / "deep" / "data"
+    # All that a URL would read as something else.
+    folder = tmp_path / "100%20 deep?" / "data #1"
     first = Gateway(folder, AIWM_ADMIN_PASSWORD="")
     with first:
         [password] = re.findall(r"First user: admin, password (\S+)", first.output)
@@ -110,7 +112,7 @@ def test_the_first_start_makes_everything_for_this_user_only_and_the_second_keep
         assert secrets_in(second.output + second.log, password) == []
         assert "First user" not in second.output
         # The login of the first start is good in the second: one signing key.
-        models = httpx2.get(f"{second.url}/models", headers={"authorization": f"Bearer {admin.token}"})
+        models = get(f"{second.url}/models", headers={"authorization": f"Bearer {admin.token}"})
         assert [model["name"] for model in models.json()["data"]] == ["GPT-4 Turbo"]
         second.login(password=password)
     assert {name: (folder / name).read_bytes() for name in keys} == keys
@@ -192,6 +194,16 @@ def _copy(folder: Path, to: Path) -> Path:
             (to / path.name).write_bytes(path.read_bytes())
             (to / path.name).chmod(0o600)
     return to
+
+
+@pytest.mark.parametrize("command", [("reprice",), ("keys", "rotate"), ("usage",), ("models",), ("deployments",)])
+def test_where_no_aiwm_has_run_a_command_says_so_and_makes_nothing(tmp_path: Path, command: tuple[str, ...]) -> None:
+    keys = {"AIWM_ENCRYPTION_KEYS": Fernet.generate_key().decode(), "AIWM_JWT_SECRET": "a" * 32}
+    for given in ({}, keys):
+        ended = _aiwm(*command, AIWM_DATA_DIR=str(tmp_path), **given)
+        assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended
+        assert str(tmp_path) in ended.stderr
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_a_database_that_is_newer_is_left_alone(stopped: Path, tmp_path: Path) -> None:
@@ -287,10 +299,10 @@ def test_the_simulator_alone_answers_and_stops_when_told(tmp_path: Path) -> None
         )
         body = {"model": "m", "messages": [{"role": "user", "content": "Hello!"}]}
         headers = {"authorization": "Bearer any"}
-        answer = httpx2.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, headers=headers)
+        answer = post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, headers=headers)
         assert "This is a simulated answer" in answer.text
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=30)
+        output, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, output, errors) == (0, "", "")
 
 
@@ -304,7 +316,7 @@ def test_the_port_of_the_simulator_that_is_taken_is_told() -> None:
 
 def test_ctrl_c_ends_it_with_0_and_lets_go_of_everything(tmp_path: Path) -> None:
     running = Gateway(tmp_path / "data", AIWM_LOG_FORMAT="console").start()
-    httpx2.get(f"{running.url}/healthz")
+    get(f"{running.url}/healthz")
     assert running.stop(signal.SIGINT) == 0
     assert "path=/healthz" in running.log
     for never in ("Traceback", "Warning", "{"):
@@ -316,12 +328,11 @@ def test_ctrl_c_ends_it_with_0_and_lets_go_of_everything(tmp_path: Path) -> None
 
 
 def test_sigterm_ends_it_with_0_though_callers_keep_their_connections(tmp_path: Path) -> None:
-    running = Gateway(tmp_path / "data", AIWM_LOG_LEVEL="warning").start()
-    with httpx2.Client() as http, socket.create_connection(("127.0.0.1", running.port)):
+    # Longer than anybody waits here.
+    running = Gateway(tmp_path / "data", AIWM_LOG_LEVEL="warning", AIWM_DRAIN_SECONDS="600").start()
+    with httpx2.Client(timeout=PATIENCE) as http, socket.create_connection(("127.0.0.1", running.port)):
         http.get(f"{running.url}/healthz")
-        began = time.monotonic()
         assert running.stop(signal.SIGTERM) == 0
-        assert time.monotonic() - began < 15
     # A level above info is quiet when all is well.
     assert running.log == ""
 
@@ -339,8 +350,8 @@ def test_the_log_is_one_line_of_json_a_request_without_secrets(tmp_path: Path) -
         ).json()
         admin.http.get("/models/%0Anothing%1b[2J")
         admin.http.get(f"/models/{model['_id']}", params={"token": "in-the-query"})
-        httpx2.get(f"{running.url}/models", headers={"authorization": "Bearer sk-wrong-token-0123456789"})
-        httpx2.post(f"{running.iam_url}/auth/login", json={"username": "admin", "password": "wrong password"})
+        get(f"{running.url}/models", headers={"authorization": "Bearer sk-wrong-token-0123456789"})
+        post(f"{running.iam_url}/auth/login", json={"username": "admin", "password": "wrong password"})
         user_id, org_id = admin.user["_id"], admin.user["orgId"]
     lines = [line for line in _lines(running.log) if line["event"] == "request"]
 
@@ -376,7 +387,7 @@ def test_a_body_that_is_too_large_is_refused_on_the_wire_too(gateway: Gateway) -
 
 
 def test_metrics_are_what_prometheus_reads(gateway: Gateway) -> None:
-    answer = httpx2.get(f"{gateway.url}/metrics")
+    answer = get(f"{gateway.url}/metrics")
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain; version=")
     assert re.search(r"^# TYPE aiwm_\w+ \w+$", answer.text, re.MULTILINE)
@@ -391,7 +402,7 @@ def _flow(running: Gateway, token: str) -> None:
     def curl(method: str, path: str, body: object = None) -> Any:
         data = [] if body is None else ["-d", json.dumps(body)]
         command = ["curl", "-s", "-X", method, f"{running.url}{path}", "-H", f"Authorization: Bearer {token}", *data]
-        return json.loads(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)
+        return json.loads(subprocess.run(command, capture_output=True, check=True, timeout=PATIENCE).stdout)
 
     simulator = f"http://127.0.0.1:{running.simulator_port}"
     model = curl("POST", "/models", MODEL | {"apiEndpoint": simulator})
@@ -443,7 +454,7 @@ def test_tokens_of_another_iam_are_accepted(tmp_path: Path) -> None:
 
     with Gateway(tmp_path / "data", "--demo", AIWM_JWT_SECRET=SECRET) as running:
         _flow(running, signed())
-        made = httpx2.get(f"{running.url}/models", headers={"authorization": f"Bearer {signed()}"}).json()["data"][0]
+        made = get(f"{running.url}/models", headers={"authorization": f"Bearer {signed()}"}).json()["data"][0]
         assert made["owner"] == {"orgId": "org/with:another-form", "userId": "user-4711"}
         for wrong in (
             signed("another secret of at least 32 bytes, though"),
@@ -452,7 +463,7 @@ def test_tokens_of_another_iam_are_accepted(tmp_path: Path) -> None:
             signed(orgId=""),
             signed(algorithm="HS512"),
         ):
-            answer = httpx2.get(f"{running.url}/models", headers={"authorization": f"Bearer {wrong}"})
+            answer = get(f"{running.url}/models", headers={"authorization": f"Bearer {wrong}"})
             assert (answer.status_code, answer.json()["message"]) == (401, "Unauthorized")
         # The embedded IAM signs so too.
         header = running.login().token.split(".")[0]
@@ -465,9 +476,9 @@ def test_without_the_port_of_the_iam_logins_are_on_our_own(tmp_path: Path) -> No
     running = Gateway(tmp_path / "data")
     running.iam_port = 0
     with running:
-        answer = httpx2.post(f"{running.url}/auth/login", json={"username": "admin", "password": ADMIN_PASSWORD})
+        answer = post(f"{running.url}/auth/login", json={"username": "admin", "password": ADMIN_PASSWORD})
         assert answer.status_code == 200
         assert "Identity" not in running.output
         headers = {"authorization": f"Bearer {answer.json()['accessToken']}"}
-        assert httpx2.get(f"{running.url}/models", headers=headers).status_code == 200
-        assert httpx2.get(f"{running.url}/users", headers=headers).status_code == 404
+        assert get(f"{running.url}/models", headers=headers).status_code == 200
+        assert get(f"{running.url}/users", headers=headers).status_code == 404

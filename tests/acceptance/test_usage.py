@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway import Gateway
+from patience import PATIENCE
 
 
 def said(folder: Path, *arguments: str, code: int = 0) -> str:
@@ -19,7 +20,7 @@ def said(folder: Path, *arguments: str, code: int = 0) -> str:
         env=environment | {"AIWM_DATA_DIR": str(folder), "COLUMNS": "160"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert ended.returncode == code, ended
@@ -83,8 +84,3 @@ def test_without_usage_the_table_is_empty(gateway: Gateway) -> None:
 )
 def test_what_cannot_be_asked_says_what_can(gateway: Gateway, arguments: list[str], named: str) -> None:
     assert named in said(gateway.folder, *arguments, code=2)
-
-
-def test_where_no_aiwm_has_run_nothing_is_made(tmp_path: Path) -> None:
-    assert "no AIWM has ever run in" in said(tmp_path / "nowhere", code=2)
-    assert not (tmp_path / "nowhere").exists()

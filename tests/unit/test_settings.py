@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from aiwm.cli.settings import as_markdown
 from aiwm.errors import StartError
@@ -31,6 +32,13 @@ def test_without_any_setting_it_listens_to_this_machine_only(monkeypatch: pytest
     assert (settings.connect_timeout, settings.first_byte_timeout, settings.idle_timeout) == (5, 600, 300)
     assert (settings.drain_seconds, settings.max_body_bytes) == (30, 64 * 1024 * 1024)
     assert settings.access_token_seconds == 3600
+
+
+@pytest.mark.parametrize("folder", ["/a?b=c", "/100%25 sure", "/a#1", "/mai@home:3003/x", "/~/ünï"])
+def test_any_folder_can_be_the_data_directory(folder: str) -> None:
+    url = Settings.from_env({"AIWM_DATA_DIR": folder}).effective_database_url
+    assert make_url(url).database == f"{folder}/aiwm.db"
+    assert not make_url(url).query
 
 
 def test_every_variable_sets_its_field() -> None:

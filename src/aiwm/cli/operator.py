@@ -144,7 +144,7 @@ def _translated(settings: Settings) -> Iterator[None]:
 
 
 async def _admin(settings: Settings) -> User:
-    database = Database(settings.effective_database_url)
+    database = Database(settings.effective_database_url, must_exist=True)
     try:
         admin = await UserStore(database).by_username(ADMIN)
     except Unavailable as error:

@@ -15,7 +15,7 @@ from aiwm.domain import times
 from aiwm.domain.latencies import percentile
 from aiwm.domain.reports import DAY_MS, HOUR_MS, Dimension, Group, Period, Report, ReportQuery, Span, Sums
 from aiwm.errors import Invalid, StartError, Unavailable
-from aiwm.settings import DATABASE, Settings
+from aiwm.settings import Settings
 from aiwm.store.database import Database
 from aiwm.store.deployments import DeploymentStore
 from aiwm.store.usage import UsageStore
@@ -27,8 +27,6 @@ _NUMBERS = ("Requests", "Errors", "Input", "Cached", "Output", "USD", "p50 ms", 
 
 def show(*, by: str, since: str, until: str | None) -> None:
     settings = Settings.from_env(os.environ)
-    if not settings.database_url and not (settings.data_dir / DATABASE).exists():
-        raise StartError(f"no AIWM has ever run in {settings.data_dir}: set AIWM_DATA_DIR as it is started with")
     now = times.now()
     span = Span(since=_time("--since", since, now), until=now if until is None else _time("--until", until, now))
     if span.since >= span.until:
@@ -43,7 +41,7 @@ def show(*, by: str, since: str, until: str | None) -> None:
 
 async def _read(settings: Settings, query: ReportQuery) -> tuple[Report, Mapping[str, str]]:
     """The report, and the names of deployments that are still there."""
-    database = Database(settings.effective_database_url)
+    database = Database(settings.effective_database_url, must_exist=True)
     try:
         await database.ping()
         report = await UsageStore(database).report(None, query)

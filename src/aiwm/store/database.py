@@ -40,10 +40,18 @@ T = TypeVar("T")
 
 
 class Database:
-    def __init__(self, url: str) -> None:
-        """Raises StartError when the URL can't be read, or the file of SQLite not be made."""
+    def __init__(self, url: str, *, must_exist: bool = False) -> None:
+        """Raises StartError when the URL can't be read, or the file of SQLite not be made.
+
+        `must_exist` is for who has nothing to do in a new database: then that file is not made either.
+        """
         self._url = _read(url)
         self._sqlite = self._url.get_backend_name() == "sqlite"
+        if must_exist and self._sqlite and self._url.database and not Path(self._url.database).exists():
+            raise StartError(
+                f"there is no database {self._url.database}: set AIWM_DATA_DIR or AIWM_DATABASE_URL as AIWM was "
+                "started with"
+            )
         self._engine = _sqlite_engine(self._url) if self._sqlite else _postgresql_engine(url)
         self._writer = _Writer(self._url) if self._sqlite else None
 

@@ -21,6 +21,7 @@ from aiwm.store import database as database_
 from aiwm.store.database import Database
 from aiwm.store.ledger import LedgerStore
 from aiwm.store.models import ModelStore
+from patience import PATIENCE
 from postgresql import PostgreSql
 
 
@@ -133,7 +134,7 @@ async def test_a_step_waits_for_a_locked_sqlite_and_then_says_that_it_is_unavail
 async def test_a_reader_is_not_kept_waiting_by_a_writer(database: Database) -> None:
     async with database.writing() as connection:
         await connection.execute(_INSERT, {"id": "a" * 24})
-        assert await asyncio.wait_for(_count(database), 5) == 0
+        assert await asyncio.wait_for(_count(database), PATIENCE) == 0
     assert await _count(database) == 1
 
 
@@ -215,6 +216,12 @@ def test_a_file_that_can_not_be_made_is_told_with_what_to_do(tmp_path: Path, pat
     (tmp_path / "file").touch()
     with pytest.raises(StartError, match=r"can't write the database .* set AIWM_DATA_DIR or AIWM_DATABASE_URL"):
         Database(f"sqlite+aiosqlite:///{tmp_path / path}")
+
+
+def test_a_database_that_must_be_there_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=f"there is no database {tmp_path}/aiwm.db: set AIWM_DATA_DIR"):
+        Database(f"sqlite+aiosqlite:///{tmp_path / 'aiwm.db'}", must_exist=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["aiwm.db", "aiwm.db-wal"])
