@@ -10,7 +10,6 @@ import json
 import re
 import socket
 import struct
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +21,7 @@ from aiwm.store.database import Database
 from aiwm.store.ledger import LedgerStore
 from fakes import RawPeer
 from gateway import Caller, Gateway
-
-PATIENCE = 20.0
-"""Seconds after which something that should have happened is taken for missing."""
+from patience import PATIENCE, eventually
 
 Header = tuple[str, str]
 Body = bytes | Sequence[bytes]
@@ -303,15 +300,6 @@ async def _sent(line: Line, data: bytes) -> None:
         await line.send(data)
     except ConnectionError:
         return  # The gateway need not read what it has refused.
-
-
-async def eventually(look: Callable[[], Awaitable[Any]]) -> Any:
-    """What `look` gives once it gives something."""
-    deadline = time.monotonic() + PATIENCE
-    while not (found := await look()):
-        assert time.monotonic() < deadline, "it did not happen"
-        await asyncio.sleep(0.02)
-    return found
 
 
 Script = Callable[[RawPeer], Awaitable[None]]

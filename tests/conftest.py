@@ -8,10 +8,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from aiwm.store.database import Database
 from gateway import Gateway
 from postgresql import PostgreSql
+
+# Properties are tried on the same examples in every run; `--hypothesis-profile=default` looks for others.
+settings.load_profile("ci")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import queue
 import re
@@ -12,14 +13,21 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx2
 
+from patience import PATIENCE
+
 ADMIN_PASSWORD = "correct horse battery"
+
+get, post = partial(httpx2.get, timeout=PATIENCE), partial(httpx2.post, timeout=PATIENCE)
+"""The library itself loses patience after five seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +81,16 @@ class Gateway:
         ]
         for reader in self._readers:
             reader.start()
-        if not self._ready.get(timeout=60):
-            self.stop()
-            raise AssertionError(f"AIWM did not start: {self.log}")
-        self._wait_until_it_listens()
+        try:
+            assert self._ready.get(timeout=PATIENCE), "it ended"
+            self._wait_until_it_listens()
+        except (queue.Empty, AssertionError) as error:
+            self.stop(signal.SIGKILL)
+            raise AssertionError(f"AIWM did not start: {self.log}") from error
         return self
 
     def _wait_until_it_listens(self) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
@@ -103,9 +113,9 @@ class Gateway:
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(number)
-        code = self.process.wait(60)
+        code = self.process.wait(PATIENCE)
         for reader in self._readers:
-            reader.join(10)
+            reader.join(PATIENCE)
         for stream in (self.process.stdout, self.process.stderr):
             assert stream is not None
             stream.close()
@@ -122,10 +132,10 @@ class Gateway:
         self.stop()
 
     def login(self, username: str = "admin", password: str = ADMIN_PASSWORD) -> Caller:
-        answer = httpx2.post(f"{self.iam_url}/auth/login", json={"username": username, "password": password})
+        answer = post(f"{self.iam_url}/auth/login", json={"username": username, "password": password})
         assert answer.status_code == 200, answer.text
         token = answer.json()["accessToken"]
-        http = httpx2.Client(base_url=self.url, headers={"authorization": f"Bearer {token}"}, timeout=30)
+        http = httpx2.Client(base_url=self.url, headers={"authorization": f"Bearer {token}"}, timeout=PATIENCE)
         self._callers.append(http)
         return Caller(token, answer.json()["user"], http)
 
@@ -133,7 +143,7 @@ class Gateway:
         """Another organization, and its owner logged in."""
         admin = self.login()
         headers = {"authorization": f"Bearer {admin.token}"}
-        made = httpx2.post(f"{self.iam_url}/organizations", json={"name": name}, headers=headers)
+        made = post(f"{self.iam_url}/organizations", json={"name": name}, headers=headers)
         assert made.status_code == 201, made.text
         owner = {
             "username": f"{name}-owner",
@@ -141,7 +151,7 @@ class Gateway:
             "roles": ["organization.owner"],
             "orgId": made.json()["_id"],
         }
-        added = httpx2.post(f"{self.iam_url}/users", json=owner, headers=headers)
+        added = post(f"{self.iam_url}/users", json=owner, headers=headers)
         assert added.status_code == 201, added.text
         return self.login(owner["username"])
 
@@ -180,14 +190,20 @@ class Gateway:
         return f"{self.url}/deployments/{deployment_id}/inference"
 
 
+_ports = itertools.cycle(range(10_000, 32_000))
+"""Below those that the kernel gives to who does not ask for one: none of them is taken before it is listened on."""
+for _ in range(os.getpid() * 199 % 22_000):  # Test processes that run at the same time begin at other places.
+    next(_ports)
+
+
 def free_ports(number: int) -> list[int]:
-    listeners = [socket.socket() for _ in range(number)]
-    for listener in listeners:
-        listener.bind(("127.0.0.1", 0))
-    ports = [listener.getsockname()[1] for listener in listeners]
-    for listener in listeners:
-        listener.close()
-    return ports
+    """Each port is given once."""
+    free: list[int] = []
+    while len(free) < number:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", next(_ports)))
+            free.append(probe.getsockname()[1])
+    return free
 
 
 def secrets_in(text: str, *secrets: str) -> list[str]:

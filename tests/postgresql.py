@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from importlib.util import find_spec
 from pathlib import Path
+
+from gateway import free_ports
+from patience import PATIENCE
 
 _USER = "aiwm"
 
@@ -28,9 +30,7 @@ class PostgreSql:
             folder.chmod(0o755)
             shutil.chown(self._data, "nobody", "nogroup")
         self._run("initdb", "--auth=trust", "--encoding=utf8", "--no-sync", "-U", _USER, "-D", str(self._data))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        [self.port] = free_ports(1)
         self._databases = 0
         self.start()
 
@@ -43,7 +43,7 @@ class PostgreSql:
             cwd=self._data,
             **self._as,  # type: ignore[call-overload]
         )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while subprocess.run(
             [self._bin / "pg_isready", "-h", "127.0.0.1", "-p", str(self.port)], stdout=subprocess.DEVNULL, check=False
         ).returncode:
@@ -54,7 +54,7 @@ class PostgreSql:
     def stop(self) -> None:
         """A fast shutdown, as an operator's restart does it."""
         self._server.send_signal(signal.SIGINT)
-        self._server.wait(30)
+        self._server.wait(PATIENCE)
 
     def new_database(self) -> str:
         """The URL of an empty database."""

@@ -10,6 +10,7 @@ from typing import Protocol
 import pytest
 
 from gateway import Caller, Gateway
+from patience import PATIENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Deployed:
 
     def eventually_used(self, requests: int, tokens: int) -> bool:
         """For a client that has left: when AIWM notices, and counts, is not in that client's hands."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while self.used != (requests, tokens):
             if time.monotonic() > deadline:
                 return False

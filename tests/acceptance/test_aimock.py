@@ -16,6 +16,9 @@ from typing import Any
 import httpx2
 import pytest
 
+from gateway import get
+from patience import PATIENCE
+
 from .conftest import Deploy
 
 AIMOCK = Path(__file__).parents[1] / "node" / "node_modules" / "@copilotkit" / "aimock" / "dist" / "cli.js"
@@ -82,7 +85,9 @@ def aimock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def post(url: str, body: dict[str, Any], **headers: str) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and the body's bytes, with what differs from one answer to the next taken out."""
-    with httpx2.stream("POST", url, json=body, headers={"accept-encoding": "identity", **headers}) as answer:
+    with httpx2.stream(
+        "POST", url, timeout=PATIENCE, json=body, headers={"accept-encoding": "identity", **headers}
+    ) as answer:
         raw = b"".join(answer.iter_raw())
     kept = {name: value for name, value in answer.headers.items() if name not in OF_ONE_ANSWER}
     return answer.status_code, kept, _TIME.sub(rb'"\1":0', _ID.sub(rb'"\1"', raw))
@@ -108,7 +113,7 @@ def test_the_request_through_the_gateway_is_the_request_without_it(
     deployed = deploy(provider, aimock)
     post(aimock + path, body)
     post(deployed.url + path, body, authorization=f"Bearer {deployed.token}", cookie="not=yours")
-    direct, through = httpx2.get(f"{aimock}/__aimock/journal").json()[-2:]
+    direct, through = get(f"{aimock}/__aimock/journal").json()[-2:]
     assert through["body"] == direct["body"]
     assert (through["method"], through["path"]) == (direct["method"], direct["path"])
     added = set(through["headers"]) - set(direct["headers"])

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from aiwm.simulator import words
-from gateway import Gateway
+from gateway import Gateway, post
 
 from .conftest import Deploy, Deployed
 
@@ -150,7 +150,7 @@ def test_the_token_is_taken_from_the_header_that_older_versions_use(deployed: De
 
 
 def test_a_bare_request_with_the_token_as_x_api_key_is_answered(deployed: Deployed) -> None:
-    answer = httpx2.post(f"{deployed.url}/v1/messages", json=ASKED, headers={"x-api-key": deployed.token})
+    answer = post(f"{deployed.url}/v1/messages", json=ASKED, headers={"x-api-key": deployed.token})
     assert answer.json()["content"][0]["text"] == ANSWER
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -67,10 +66,8 @@ def test_an_sdk_calls_with_a_key_until_it_is_revoked(
 
     assert admin.http.delete(f"/api-keys/{key['_id']}").status_code == 200
 
-    began = time.monotonic()
     with pytest.raises(REFUSED):
         call(deployed, key["apiKey"])
-    assert time.monotonic() - began < 1
     assert deployed.used[0] == 2
 
 

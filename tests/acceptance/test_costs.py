@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gateway import Caller, Gateway
+from patience import PATIENCE
 
 PRICES = [{"input": 3, "output": 15, "cacheRead": 0.3, "cacheWrite5m": 3.75, "perRequest": 0.01}]
 OPENAI = {"messages": [{"role": "user", "content": "x" * 400}]}
@@ -113,7 +114,7 @@ def repriced(gateway: Gateway, *arguments: str, code: int = 0) -> str:
         env=environment | {"AIWM_DATA_DIR": str(gateway.folder), "COLUMNS": "120"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert ended.returncode == code, ended

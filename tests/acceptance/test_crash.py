@@ -15,7 +15,7 @@ from bench.crash import crash
 CRASHES = int(os.environ.get("AIWM_TEST_CRASHES", "100"))
 
 
-@pytest.mark.timeout(300 + 10 * CRASHES)
+@pytest.mark.timeout(600 + 10 * CRASHES)
 def test_whatever_is_killed_each_request_is_booked_once_with_what_its_answer_says(tmp_path: Path) -> None:
     section = crash(tmp_path, kills=CRASHES)
     print(report.text(section))

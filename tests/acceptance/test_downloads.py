@@ -10,6 +10,7 @@ from typing import Any
 
 from gateway import Caller, Gateway
 from hub import Hub, Repository
+from patience import PATIENCE
 
 KILLS = 4
 WEIGHTS = random.Random(3).randbytes(3_000_000)
@@ -24,7 +25,7 @@ def _shown(caller: Caller, model_id: str) -> dict[str, Any]:
 
 def _until_done(caller: Caller, model_id: str, size: int) -> dict[str, Any]:
     """As much of the files is there, as GET /models says."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         shown = _shown(caller, model_id)
         if (shown["download"] or {"bytesDone": 0})["bytesDone"] >= size and shown["status"] != "queued":
@@ -62,7 +63,7 @@ def test_a_download_survives_every_kill_of_aiwm(tmp_path: Path) -> None:
             hub.release()
         with gateway:
             caller = gateway.login()
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + PATIENCE
             while (shown := _shown(caller, made))["status"] != "active":
                 assert shown["status"] in {"queued", "downloading", "downloaded"}, shown
                 assert time.monotonic() < deadline
@@ -73,7 +74,7 @@ def test_a_download_survives_every_kill_of_aiwm(tmp_path: Path) -> None:
 
 
 def _part_grows_to(folder: Path, size: int) -> int:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if size in [part.stat().st_size for part in folder.rglob("*.aiwm-part")]:
             return size

@@ -28,9 +28,9 @@ from callers import Door
 from fakes import RawPeer, RawServer
 from gateway import Gateway
 from inside import RED, inside
+from patience import PATIENCE
 from postgresql import PostgreSql
 
-PATIENCE = 90.0
 PATH = "v1/chat/completions"
 LOCKED_SECONDS = 10
 DISK = 10 << 20

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from gateway import ADMIN_PASSWORD, Caller, Gateway
+from patience import PATIENCE
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
 
@@ -268,7 +269,7 @@ class Reader:
             env=self._environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=True,
         )
         body, _, status = done.stdout.rpartition("\n")

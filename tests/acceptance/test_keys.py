@@ -18,6 +18,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 from gateway import Caller, Gateway
+from patience import PATIENCE
 
 KEY = "sk-planted-0123456789abcdefghijklmnop"
 MODELS = 120
@@ -53,7 +54,7 @@ def _rotate(folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-W", "error", "-m", "aiwm", "keys", "rotate"],
         env=environment | {"AIWM_DATA_DIR": str(folder)} | settings,
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
 
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import httpx2
 import pytest
 from openai import OpenAI, RateLimitError
 
-from gateway import Caller, Gateway
+from gateway import Caller, Gateway, post
+from patience import waited
 
 PRICES = [{"input": 0, "output": 10}]
 """A dollar for 100,000 tokens that are written."""
@@ -59,13 +58,6 @@ def money(caller: Caller, limit_id: str) -> tuple[float, float]:
     return now["spentUsd"], now["reservedUsd"]
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 async def called(gateway: Gateway, caller: Caller, deployment_id: str, number: int) -> Counter[int]:
     """How that many calls at once are answered."""
     path = f"{gateway.inference(deployment_id)}/v1/chat/completions"
@@ -108,7 +100,7 @@ def test_a_thousand_calls_at_once_never_spend_more_than_the_budget(gateway: Gate
 
     answered += asyncio.run(called(gateway, admin, deployment_id, 10))
     assert answered.keys() == {200, 429}
-    eventually(lambda: money(admin, limit_id)[1] == 0)
+    waited(lambda: money(admin, limit_id)[1] == 0)
     spent, _ = money(admin, limit_id)
     shown = admin.http.get(f"/deployments/{deployment_id}").json()
     assert spent == shown["totalCost"] == pytest.approx(answered[200] * 0.003)
@@ -128,11 +120,11 @@ def test_what_was_reserved_is_free_after_a_kill_and_what_was_spent_is_counted(ga
 
     def hangs() -> None:
         with pytest.raises(httpx2.TransportError):
-            httpx2.post(f"{gateway.url}{path}", json=CHAT, headers=SLOW | {"authorization": f"Bearer {admin.token}"})
+            post(f"{gateway.url}{path}", json=CHAT, headers=SLOW | {"authorization": f"Bearer {admin.token}"})
 
     waiting = threading.Thread(target=hangs)
     waiting.start()
-    eventually(lambda: money(admin, limit_id) == (0.003, 0.004))
+    waited(lambda: money(admin, limit_id) == (0.003, 0.004))
     refused = admin.http.post(path, json=CHAT, headers=ANSWER)
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
     gateway.stop(signal.SIGKILL)
@@ -161,8 +153,8 @@ def test_who_leaves_gives_its_place_and_its_money_back(gateway: Gateway) -> None
     for _ in range(3):
         with pytest.raises(httpx2.ReadTimeout):
             admin.http.post(path, json=CHAT, headers=SLOW, timeout=0.5)
-        eventually(lambda: admin.http.get(f"/limits/{limit_id}").json()["now"]["concurrentRequests"] == 0)
-    eventually(lambda: money(admin, limit_id)[1] == 0)
+        waited(lambda: admin.http.get(f"/limits/{limit_id}").json()["now"]["concurrentRequests"] == 0)
+    waited(lambda: money(admin, limit_id)[1] == 0)
     assert admin.http.post(path, json=CHAT, headers=ANSWER).status_code == 200
 
 

@@ -15,6 +15,7 @@ import psutil
 
 from engines import KIND, engines_of, nothing_left
 from gateway import Caller, Gateway
+from patience import eventually
 
 RATE = 50
 SECONDS = float(os.environ.get("TEST_LOAD_SECONDS", "2"))
@@ -67,10 +68,7 @@ async def test_no_request_fails_through_start_roll_over_and_a_killed_engine(tmp_
         admin = gateway.login()
         model = {"name": "Fake", "type": "llm", "deploymentType": "self-hosted", "framework": "fake"}
         made = admin.http.post("/models", json=model | {"repository": f"file://{tmp_path}/weights"}).json()
-        for _ in range(200):
-            if admin.http.get(f"/models/{made['_id']}").json()["status"] == "active":
-                break
-            await asyncio.sleep(0.05)
+        await eventually(lambda: admin.http.get(f"/models/{made['_id']}").json()["status"] == "active")
         body = {"name": "D", "modelId": made["_id"], "replicas": 2, "arguments": {"slow": 1}}
         deployment = admin.http.post("/deployments", json=body).json()["_id"]
         load = Load(admin, gateway.inference(deployment))

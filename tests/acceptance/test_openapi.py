@@ -14,11 +14,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from aiwm.domain.users import Role
-from gateway import Gateway
+from gateway import Gateway, get
 from inside import SECRET, token
 
 EXAMPLES = 4
@@ -44,10 +43,11 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         yield gateway
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("program", ["gateway", "identity"])
 def test_the_description_is_kept(running: Gateway, tmp_path: Path, program: str) -> None:
     address = running.url if program == "gateway" else running.iam_url
-    description = httpx2.get(f"{address}/openapi.json").json()
+    description = get(f"{address}/openapi.json").json()
     for operations in description["paths"].values():
         for operation in operations.values():
             operation["responses"].pop("default", None)
@@ -56,14 +56,16 @@ def test_the_description_is_kept(running: Gateway, tmp_path: Path, program: str)
     operator = token(Role.UNIVERSE_OWNER, exp=int(time.time()) + 3600)
     before = len(running.log)
 
+    # One worker: Python before 3.11.8 counts the depth of a syntax tree for all threads at once, so hypothesis can't
+    # read sources in two of them (python/cpython#106905).
     done = subprocess.run(
         [
             sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()",
             "--config-file", "schemathesis.toml", "run", "openapi.json", "--url", address,
             "--header", f"Authorization: Bearer {operator}", "--phases", "examples,coverage,fuzzing",
-            "--max-examples", str(EXAMPLES), "--generation-database", "none", "--workers", "2", "--no-color",
+            "--max-examples", str(EXAMPLES), "--generation-database", "none", "--workers", "1", "--no-color",
         ],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+        cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
 
     assert done.returncode == 0, done.stdout + done.stderr

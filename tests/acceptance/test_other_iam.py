@@ -17,7 +17,7 @@ import pytest
 from joserfc import jws, jwt
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
-from gateway import Gateway
+from gateway import Gateway, get, post
 
 RSA = RSAKey.generate_key(2048, {"kid": "rsa"})
 EC = ECKey.generate_key("P-256", {"kid": "ec"})
@@ -100,7 +100,7 @@ def test_its_tokens_are_accepted_and_it_may_go_down(tmp_path: Path, iam: OtherIa
     with Gateway(tmp_path / "data", **settings) as running:
 
         def status(token: str, path: str = "/models") -> int:
-            return httpx2.get(f"{running.url}{path}", headers={"authorization": f"Bearer {token}"}).status_code
+            return get(f"{running.url}{path}", headers={"authorization": f"Bearer {token}"}).status_code
 
         for algorithm in KEYS:
             assert status(signed(algorithm)) == 200, algorithm
@@ -117,16 +117,16 @@ def test_its_tokens_are_accepted_and_it_may_go_down(tmp_path: Path, iam: OtherIa
         }.items():
             assert status(token) == 401, name
         # Ours is off: no logins on either port, and no password was made.
-        assert httpx2.post(f"{running.url}/auth/login", json={"username": "admin", "password": "x"}).status_code == 404
+        assert post(f"{running.url}/auth/login", json={"username": "admin", "password": "x"}).status_code == 404
         with pytest.raises(httpx2.ConnectError):
-            httpx2.get(f"{running.iam_url}/healthz")
+            get(f"{running.iam_url}/healthz")
         assert not (tmp_path / "data" / "admin-password").exists()
         # Keys and the audit log do not need it.
         owner = {"authorization": f"Bearer {signed()}"}
-        made = httpx2.post(f"{running.url}/api-keys", json={"name": "A program"}, headers=owner)
+        made = post(f"{running.url}/api-keys", json={"name": "A program"}, headers=owner)
         assert made.status_code == 201, made.text
         assert status(made.json()["apiKey"]) == 200
-        [told] = httpx2.get(f"{running.url}/audit", headers=owner).json()["data"]
+        [told] = get(f"{running.url}/audit", headers=owner).json()["data"]
         assert told["user"] == {"_id": "user-4711", "username": "mai@example.com", "orgId": "org/red"}
 
         iam.stop()
@@ -139,6 +139,6 @@ def test_its_tokens_are_accepted_and_it_may_go_down(tmp_path: Path, iam: OtherIa
 def test_while_it_was_never_reached_nobody_is_told_that_a_token_is_wrong(tmp_path: Path, iam: OtherIam) -> None:
     iam.stop()
     with Gateway(tmp_path / "data", AIWM_JWKS_URL=iam.url, AIWM_ADMIN_PASSWORD="") as running:
-        answer = httpx2.get(f"{running.url}/models", headers={"authorization": f"Bearer {signed()}"})
+        answer = get(f"{running.url}/models", headers={"authorization": f"Bearer {signed()}"})
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
         assert answer.json()["message"] == "The identity service does not answer; try again"

@@ -22,6 +22,7 @@ import pytest
 
 from gateway import Gateway, free_ports
 from hub import Hub, Repository
+from patience import PATIENCE
 from tiny_model import write_tiny_model
 
 WEIGHTS = random.Random(4).randbytes(2_000_000)
@@ -58,12 +59,12 @@ class Commands:
         return self.end(self.start(*arguments))
 
     def end(self, command: subprocess.Popen[str]) -> tuple[int, str]:
-        output, errors = command.communicate(timeout=90)
+        output, errors = command.communicate(timeout=PATIENCE)
         assert "Traceback" not in errors
         return command.returncode, output + errors
 
     def until_part_has(self, size: int) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while size not in [part.stat().st_size for part in self.folder.rglob("*.aiwm-part")]:
             assert time.monotonic() < deadline, (self.folder / "data" / "run.log").read_text()
             time.sleep(0.02)
@@ -110,7 +111,7 @@ def test_an_interrupted_download_leaves_nothing_running_and_goes_on_the_next_tim
 
     hub.release()
     again = commands.start("run", "org/tiny", *GGUF)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while hub.sent("org/tiny", "tiny.gguf") != [None, "bytes=700000-"]:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -321,7 +322,7 @@ class Terminal:
 
     def until(self, words: str) -> None:
         """Reads on until these words come, after those that were waited for before; "" is anything."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while (found := self.seen.find(words, self._looked_at)) < 0 or len(self.seen) == self._looked_at:
             assert time.monotonic() < deadline, self.seen
             assert self._read(), self.seen

@@ -17,9 +17,8 @@ import pytest
 
 from engines import nothing_left, processes_of
 from gateway import Caller, Gateway, free_ports
+from patience import PATIENCE
 from tiny_model import write_tiny_model
-
-PATIENCE = 30.0
 
 
 @pytest.fixture(scope="module")

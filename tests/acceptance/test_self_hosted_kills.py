@@ -21,10 +21,11 @@ import pytest
 from engines import nothing_left, processes_of
 from gateway import Caller, Gateway
 from hub import Hub, Repository
+from patience import PATIENCE
 from tiny_model import write_tiny_model
 
 KILLS = int(os.environ.get("TEST_KILLS", "12"))
-STANDSTILL_SECONDS = 30.0
+STANDSTILL_SECONDS = PATIENCE
 """How long nothing may move that is on its way somewhere."""
 PASSING = {"queued", "downloading", "downloaded", "deploying", "stopping"}
 MOST_RUNNING = 3
@@ -153,7 +154,7 @@ class House:
         return found
 
 
-@pytest.mark.timeout(120 + 30 * KILLS)
+@pytest.mark.timeout(300 + 60 * KILLS)
 def test_nothing_is_left_hanging_whatever_is_killed(tmp_path: Path) -> None:
     seed = int(os.environ.get("TEST_SEED", random.randrange(10**6)))
     print("TEST_SEED", seed)

@@ -13,7 +13,7 @@ from typing import ClassVar
 import httpx2
 import pytest
 
-from gateway import ADMIN_PASSWORD, Gateway
+from gateway import ADMIN_PASSWORD, Gateway, post
 
 OPENAI_KEY = "sk-planted/openai-0123456789abcdef"
 ANTHROPIC_KEY = "sk-ant-planted-0123456789abcdef"
@@ -78,19 +78,19 @@ def test_no_secret_is_found_where_it_does_not_belong(tmp_path: Path, telltale: s
             for path in ("v1/fine", "v1/chat/completions", "v1/gzip", "v1/pieces", "v1/../etc", "v1/messages"):
                 for header in ({"authorization": f"Bearer {admin.token}"}, {"x-api-key": admin.token}):
                     url = f"{gateway.inference(deployment)}/{path}"
-                    answers.append(httpx2.post(url, json={"messages": []}, headers={**header, "cookie": "a=b"}))
+                    answers.append(post(url, json={"messages": []}, headers={**header, "cookie": "a=b"}))
         paths = ("/models", "/deployments", f"/deployments/{openai}", "/models/nonsense", "/metrics", "/readyz")
         answers += [admin.http.get(path) for path in paths]
         answers.append(
             admin.http.put(f"/models/{'0' * 24}", json={"apiConfig": {"apiKey": OPENAI_KEY, "no": OPENAI_KEY}})
         )
         answers.append(admin.http.post("/models", json={"apiConfig": {"apiKey": OPENAI_KEY}}))
-        answers.append(httpx2.post(f"{gateway.iam_url}/auth/login", json={"username": "admin", "password": OPENAI_KEY}))
+        answers.append(post(f"{gateway.iam_url}/auth/login", json={"username": "admin", "password": OPENAI_KEY}))
         token = admin.token
         made = admin.http.post("/api-keys", json={"name": "A program"}).json()
         secret = made["apiKey"]
         for header in ({"authorization": f"Bearer {secret}"}, {"x-goog-api-key": secret}, {"x-api-key": f"{secret}x"}):
-            answers.append(httpx2.post(f"{gateway.inference(openai)}/v1/messages", json={}, headers=header))
+            answers.append(post(f"{gateway.inference(openai)}/v1/messages", json={}, headers=header))
         answers += [
             admin.http.get(path) for path in ("/api-keys", f"/api-keys/{made['_id']}", "/audit", "/usage/requests")
         ]

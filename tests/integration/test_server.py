@@ -14,6 +14,7 @@ from aiwm.errors import StartError
 from aiwm.server import Server, bind, bound
 from aiwm.web.call import Call
 from aiwm.web.connection import Patience
+from patience import PATIENCE
 
 _LARGE = 20_000_000
 
@@ -58,7 +59,7 @@ async def _exchange(port: int, *parts: bytes) -> bytes:
         for part in parts:
             writer.write(part)
             await writer.drain()
-        return await asyncio.wait_for(reader.read(), 10)
+        return await asyncio.wait_for(reader.read(), PATIENCE)
     except ConnectionError:
         return b""
     finally:
@@ -299,7 +300,7 @@ async def test_an_answer_that_is_on_its_way_gets_no_other_answer_into_it(port: i
     writer.write(b"GET /half HTTP/1.1\r\nHost: x\r\n\r\n")
     assert b"half" in await reader.readuntil(b"half")
     writer.write(b"no http\r\n\r\n")
-    rest = await asyncio.wait_for(reader.read(), 10)
+    rest = await asyncio.wait_for(reader.read(), PATIENCE)
     assert b"400" not in rest
     assert not rest.endswith(b"0\r\n\r\n")
     writer.close()

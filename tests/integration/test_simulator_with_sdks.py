@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from aiwm import __version__
 from aiwm.simulator import tokens, words
 from aiwm.simulator.app import Simulator
+from patience import PATIENCE
 
 HELLO = "Hello there, simulator"
 MESSAGES: Any = [{"role": "user", "content": HELLO}]
@@ -544,5 +545,5 @@ def test_a_client_that_leaves_is_noticed_by_a_stream_that_waits() -> None:
         )
         assert client.recv(12) == b"HTTP/1.1 200"
     server.should_exit = True
-    thread.join(timeout=5)
+    thread.join(timeout=PATIENCE)
     assert not thread.is_alive()

@@ -12,6 +12,7 @@ import pytest
 import structlog
 
 from aiwm import logs
+from patience import PATIENCE
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"
 SECRETS = [
@@ -105,7 +106,7 @@ async def test_the_line_of_a_request_is_one_line_without_secrets(
     write({"correlation_id": "c-1", "method": "GET", "path": f"/models/{secret}/x", "status": 404, "ms": 1.5})
 
     shown = capsys.readouterr().err
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while not shown:  # Lines are gathered for a moment.
             await asyncio.sleep(0.01)
             shown = capsys.readouterr().err

@@ -6,15 +6,18 @@ import asyncio
 import os
 import random
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import pytest_asyncio
 
 from aiwm.domain.users import Role
 from hub import Faults, Hub, Repository
 from inside import Caller, Inside, inside, self_hosted
+from patience import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -54,12 +57,12 @@ def name(hub: Hub, org: str) -> Iterator[str]:
 
 
 async def _until(caller: Caller, model: dict[str, Any], *statuses: str) -> dict[str, Any]:
-    for _ in range(600):
+    async def look() -> dict[str, Any] | None:
         shown: dict[str, Any] = (await caller("GET", f"/models/{model['_id']}")).json()
-        if shown["status"] in statuses:
-            return shown
-        await asyncio.sleep(0.02)
-    raise AssertionError(shown)
+        return shown if shown["status"] in statuses else None
+
+    found: dict[str, Any] = await eventually(look)
+    return found
 
 
 def _refused(answer: Any, status: int) -> Any:
@@ -151,17 +154,16 @@ async def test_deleting_a_model_ends_its_download(editor: Caller, hub: Hub, name
     await _until(editor, made, "downloading")
     assert _fetchers() == 1
     assert (await editor("DELETE", f"/models/{made['_id']}")).status_code == 200
-    for _ in range(200):
-        if not _fetchers():
-            break
-        await asyncio.sleep(0.02)
-    assert _fetchers() == 0
+    await eventually(lambda: not _fetchers())
 
 
 def _fetchers() -> int:
     """How many processes that this one has started are fetching."""
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    return sum(b"aiwm.files.fetcher" in Path(f"/proc/{child}/cmdline").read_bytes() for child in children)
+    found = 0
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):  # It may end while it is looked at.
+            found += "aiwm.files.fetcher" in child.cmdline()
+    return found
 
 
 async def test_another_repository_is_fetched_anew(editor: Caller, hub: Hub, name: str) -> None:

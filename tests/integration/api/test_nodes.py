@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from aiwm.domain.users import Role
 from inside import BLUE, Caller, Inside, inside
+from patience import PATIENCE
 from tiny_model import write_tiny_model
 
 
@@ -36,7 +37,7 @@ async def _node(caller: Caller) -> dict[str, Any]:
 async def _model(aiwm: Inside, editor: Caller, **fields: Any) -> dict[str, Any]:
     file = f"file://{aiwm.folder.parent}/tiny.gguf"
     model = await editor.model(repository=file, framework="llamacpp", **fields)
-    for _ in range(200):
+    for _ in range(20 * int(PATIENCE)):
         model = (await editor("GET", f"/models/{model['_id']}")).json()
         if model["status"] == "active":
             return dict(model)

@@ -20,6 +20,7 @@ from aiwm.files.folders import Folders
 from aiwm.files.hub import Hub
 from aiwm.store.database import Database
 from aiwm.store.models import ModelStore
+from patience import PATIENCE
 from people import Clock
 
 
@@ -86,7 +87,7 @@ class Office:
 
 
 async def eventually(ask, is_so):  # type: ignore[no-untyped-def]
-    for _ in range(400):
+    for _ in range(50 * int(PATIENCE)):
         if is_so(found := await ask()):
             return found
         await asyncio.sleep(0.02)

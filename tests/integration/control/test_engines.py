@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pytest
 from aiwm.engines.process import MARK
 from engines import PROGRAM, nothing_left, processes_of
 from inside import Caller, Inside, inside
+from patience import PATIENCE, eventually
 from postgresql import PostgreSql
 
 KIND = f"""
@@ -48,7 +49,6 @@ flag = "--dies"
 least = 0
 most = 100
 """
-PATIENCE = 30
 
 
 @asynccontextmanager
@@ -79,14 +79,6 @@ async def until(caller: Caller, path: str, *statuses: str, also: Any = lambda sh
             if shown["status"] in statuses and also(shown):
                 return shown
             await asyncio.sleep(0.02)
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    for _ in range(PATIENCE * 50):
-        if condition():
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("it did not come to that")
 
 
 async def deploy(aiwm: Inside, editor: Caller, **fields: Any) -> str:
@@ -161,8 +153,8 @@ async def test_a_start_can_be_cut_short(aiwm: Inside, editor: Caller) -> None:
 async def test_an_engine_that_is_killed_is_started_again_and_no_request_fails(aiwm: Inside, editor: Caller) -> None:
     path = await deploy(aiwm, editor)
     first = who(await ask(editor, path))
-    asked = [asyncio.create_task(ask(editor, path, seconds=0.3)) for _ in range(5)]
-    await asyncio.sleep(0.15)
+    asked = [asyncio.create_task(ask(editor, path, seconds=2)) for _ in range(5)]
+    await asyncio.sleep(0.5)
     psutil.Process(first).kill()
     answers = await asyncio.gather(*asked)
     assert {who(answer) for answer in answers} == set(engines(aiwm))

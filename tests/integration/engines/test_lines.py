@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 from aiwm.engines.lines import KEPT_BYTES, MAX_BYTES, Lines, followed
+from patience import PATIENCE
 
 
 def test_a_file_that_is_not_there_has_no_lines(tmp_path: Path) -> None:
@@ -39,7 +40,7 @@ async def test_who_follows_sees_what_comes_and_survives_the_shortening(tmp_path:
 
     async def until(text: bytes) -> None:
         nonlocal seen
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while not seen.endswith(text):
                 seen += await anext(pieces)
 

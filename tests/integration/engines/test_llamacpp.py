@@ -15,6 +15,7 @@ from aiwm.engines.llamacpp import KIND
 from aiwm.engines.process import ProcessDriver
 from aiwm.engines.replica import Replica, State
 from engines import nothing_left
+from patience import PATIENCE
 from tiny_model import write_tiny_model
 
 
@@ -23,10 +24,10 @@ async def _settled(spec: EngineSpec, folder: Path) -> AsyncIterator[Replica]:
     """A replica that is ready, or was given up."""
     changed = asyncio.Event()
     with nothing_left(folder):
-        async with httpx2.AsyncClient(trust_env=False) as http:
+        async with httpx2.AsyncClient(trust_env=False, timeout=PATIENCE) as http:
             driver = ProcessDriver(folder, {})
             replica = Replica("a" * 24, 0, spec, driver=driver, http=http, changed=changed.set, pauses=())
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 while replica.state not in {State.READY, State.GIVEN_UP}:
                     await changed.wait()
                     changed.clear()
@@ -39,7 +40,7 @@ async def test_it_answers_who_has_the_key_and_calls_the_model_by_its_name(tmp_pa
     spec = KIND.spec(
         path=tmp_path, name="tiny", file_name=None, model_type="llm", arguments={"ctx-size": 512}, gpus=None
     )
-    async with _settled(spec, tmp_path) as replica, httpx2.AsyncClient(trust_env=False) as http:
+    async with _settled(spec, tmp_path) as replica, httpx2.AsyncClient(trust_env=False, timeout=PATIENCE) as http:
         engine = replica.engine
         assert engine is not None, replica.reason
         url = f"{engine.address}/v1/chat/completions"

@@ -16,6 +16,7 @@ import pytest
 from aiwm.engines.driver import EngineFailed, EngineName, EngineSpec
 from aiwm.engines.process import ProcessDriver, ProcessEngine
 from engines import nothing_left, processes_of, spec
+from patience import PATIENCE
 
 NAME = EngineName("a" * 24, 0, "b" * 24)
 
@@ -32,8 +33,8 @@ def driver(folder: Path) -> ProcessDriver:
 
 
 async def _answers(engine: ProcessEngine) -> bool:
-    async with httpx2.AsyncClient(trust_env=False) as http:
-        for _ in range(200):
+    async with httpx2.AsyncClient(trust_env=False, timeout=PATIENCE) as http:
+        for _ in range(20 * int(PATIENCE)):
             try:
                 return (await http.get(f"{engine.address}/health")).status_code == 200
             except httpx2.HTTPError:
@@ -172,7 +173,7 @@ async def test_what_was_started_in_the_moment_of_our_death_is_ended(driver: Proc
     record = _record(folder)
     record.write_text('{"port":1,"key":"k","fingerprint":"f"}')
     assert await ProcessDriver(folder, {}).found() == []
-    await asyncio.wait_for(engine.ended(), 5)
+    await asyncio.wait_for(engine.ended(), PATIENCE)
     assert processes_of(folder) == []
 
 

@@ -155,7 +155,7 @@ async def test_an_engine_on_a_cluster_outlives_its_node(cluster: Cluster, tmp_pa
 
         [record] = list((tmp_path / "data" / "engines").glob("*/*.ray"))
         job = f"aiwm-{aiwm.program.nodes.here.id}-{record.parent.name}-{record.stem}"
-        async with httpx2.AsyncClient() as http:
+        async with httpx2.AsyncClient(timeout=PATIENCE) as http:
             agent = (await http.get(f"{cluster.address}/api/jobs/{job}")).json()["driver_agent_http_address"]
         victim = agent.split("//")[1].split(":")[0]
         cluster.kill(victim)

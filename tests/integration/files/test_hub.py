@@ -25,6 +25,7 @@ from aiwm.files.hub import Hub
 from gateway import free_ports
 from hub import Hub as FakeHub
 from hub import Repository, git_id, sha256
+from patience import PATIENCE
 
 WEIGHTS = random.Random(1).randbytes(1_000_000)
 FILES = {"config.json": b'{"a": 1}', "model.safetensors": WEIGHTS, "pytorch_model.bin": b"x" * 2000}
@@ -73,7 +74,7 @@ async def _held(hub: Hub, source: HubFiles, at: int) -> AsyncIterator[asyncio.Ta
 
     task = asyncio.create_task(hub.fetch(source, tell))
     waiting = asyncio.create_task(arrived.wait())
-    await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED, timeout=30)
+    await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED, timeout=PATIENCE)
     assert arrived.is_set(), task
     try:
         yield task
@@ -253,7 +254,7 @@ async def test_two_fetchers_of_one_file_do_not_write_into_each_other(hub: Hub, s
 
 
 async def _until_part_has(hub: Hub, size: int) -> None:
-    for _ in range(500):
+    for _ in range(50 * int(PATIENCE)):
         if any(path.stat().st_size == size for path in hub._folder.rglob(f"*{fetcher.PART}")):
             return
         await asyncio.sleep(0.02)
@@ -406,7 +407,7 @@ async def test_a_quota_that_is_used_up(hub: Hub, served: FakeHub) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, most))
     try:
         fetching = asyncio.create_task(_reason(hub, ONE))
-        for _ in range(1000):
+        for _ in range(100 * int(PATIENCE)):
             if _fetchers():
                 break
             await asyncio.sleep(0.01)
@@ -507,7 +508,7 @@ async def test_a_fetcher_ends_when_aiwm_was_killed(served: FakeHub, variables: d
 
 
 async def _has_ended(pid: int) -> bool:
-    for _ in range(200):
+    for _ in range(20 * int(PATIENCE)):
         try:
             if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
                 return True

@@ -14,6 +14,7 @@ from aiwm.errors import Unauthorized
 from aiwm.identity.jwks import RemoteKeys
 from aiwm.identity.revocations import Revocations
 from aiwm.identity.tokens import TokenVerifier
+from patience import PATIENCE
 from people import Clock
 
 OLD, NEW = RSAKey.generate_key(2048, {"kid": "old"}), RSAKey.generate_key(2048, {"kid": "new"})
@@ -49,7 +50,7 @@ async def test_keys_rotate_and_outlive_the_iam() -> None:
     clock, iam = Clock(), Iam(OLD)
     await iam.start()
 
-    async with httpx2.AsyncClient(trust_env=False) as client:
+    async with httpx2.AsyncClient(trust_env=False, timeout=PATIENCE) as client:
         keys = RemoteKeys(f"http://127.0.0.1:{iam.port}/.well-known/jwks.json", client, clock=clock)
         verifier = TokenVerifier(keys, revocations=Revocations(keep_seconds=3600, clock=clock), clock=clock)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,9 @@ from typing import Any
 import httpx2
 import pytest
 
+from aiwm.identity.revocations import POLL_SECONDS
 from inside import Inside, inside
+from patience import eventually
 
 PASSWORD = "correct horse battery"
 
@@ -60,10 +60,13 @@ async def test_an_end_is_honoured_by_another_program_within_a_second(tmp_path: P
 
         assert (await end(one, user, admin, made.json()["_id"])).status_code == 200
 
-        ended = time.monotonic()
-        while (answer := await two.http.get(path, headers=user)).status_code != 401:
-            assert time.monotonic() - ended < 1, answer.text
-            await asyncio.sleep(0.02)
+        # How soon is a matter of how often it looks; a clock would tell more of how busy this machine is.
+        assert POLL_SECONDS < 1
+
+        async def refused() -> bool:
+            return (await two.http.get(path, headers=user)).status_code == 401
+
+        await eventually(refused)
         # With who may no longer act go the keys that it made; other changes leave them.
         gone = end in {_deactivated, _deleted}
         assert (await two.http.get(path, headers=program)).status_code == (401 if gone else 404)

@@ -21,6 +21,7 @@ import rows
 from aiwm.domain.usage import End, UsageRow
 from aiwm.errors import StartError, Unavailable
 from aiwm.metering.journal import Journal, recover, watch
+from patience import PATIENCE
 from rows import closing, opening
 
 
@@ -262,7 +263,7 @@ async def test_files_that_are_settled_while_others_are_made_durable_do_no_harm(
     monkeypatch.setattr(os, "fsync", fsync)
     running = asyncio.create_task(ours.run())
     waiting = asyncio.create_task(synced.wait())
-    await asyncio.wait((running, waiting), timeout=20, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait((running, waiting), timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
     assert synced.is_set()
     assert not running.done()
     running.cancel()
@@ -283,7 +284,7 @@ async def test_journals_of_the_dead_are_moved_as_soon_as_they_can_be(tmp_path: P
         moved.set()
 
     watching = asyncio.create_task(watch(tmp_path, save, every_seconds=0.01))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         await moved.wait()
     watching.cancel()
 

@@ -15,6 +15,7 @@ import uvloop
 
 from aiwm.proxy.upstream import Upstream
 from aiwm.wire.addresses import AddressPolicy
+from patience import PATIENCE
 from upstream_client import Client, MakeClient
 
 
@@ -37,7 +38,7 @@ async def make_client() -> AsyncIterator[MakeClient]:
 
     yield make
     for upstream in made:
-        await asyncio.wait_for(upstream.aclose(), 5)
+        await asyncio.wait_for(upstream.aclose(), PATIENCE)
     gc.collect()
     await asyncio.sleep(0)
     assert unseen == []

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from callers import PATIENCE, Door, answering, eventually, fields, request
+from callers import Door, answering, fields, request
 from fakes import RawPeer, RawServer
 from gateway import Gateway
+from patience import PATIENCE, eventually
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
 

@@ -11,9 +11,10 @@ import brotli  # type: ignore[import-untyped]
 import pytest
 import zstandard
 
-from callers import PATIENCE, Body, Door, answering, answering_once, fields, framed, request, unchunked
+from callers import Body, Door, answering, answering_once, fields, framed, request, unchunked
 from fakes import RawPeer, RawServer
 from gateway import Gateway
+from patience import PATIENCE
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
 

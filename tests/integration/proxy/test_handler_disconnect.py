@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from callers import PATIENCE, Door, Line, answering, eventually, framed, request
+from callers import Door, Line, answering, framed, request
 from fakes import RawPeer, RawServer
 from gateway import Gateway
+from patience import PATIENCE, eventually
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
 

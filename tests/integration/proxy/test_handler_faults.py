@@ -259,12 +259,12 @@ async def test_a_slow_stream_is_no_broken_one(door: Door) -> None:
         await peer.read_request()
         await peer.write(STREAM + b"transfer-encoding: chunked\r\n\r\n")
         for _ in range(6):
-            await asyncio.sleep(0.15)
+            await asyncio.sleep(0.5)
             await peer.write(CHUNK)
         await peer.write(b"0\r\n\r\n")
 
     async with RawServer(slow) as server:
-        deployment = door.deploy(server.port, config={**KEY, "idle-timeout": "0.6", "timeout": "0.6"})
+        deployment = door.deploy(server.port, config={**KEY, "idle-timeout": "2.5", "timeout": "2.5"})
         seen = await door.call(deployment, "v1/chat/completions", body=b"{}")
         assert (seen.body, seen.whole) == (EVENT * 6, True)
         assert (await door.row(deployment))["end"] == "complete"

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from callers import PATIENCE, Door, eventually, framed, request
+from callers import Door, framed, request
 from fakes import RawPeer, RawServer
 from gateway import Gateway
+from patience import PATIENCE, eventually
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
 

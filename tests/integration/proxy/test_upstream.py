@@ -15,6 +15,7 @@ from aiwm.errors import AnswerBroken, UpstreamTimeout, UpstreamUnreachable
 from aiwm.proxy.connection import HIGH_WATER
 from aiwm.wire.addresses import AddressPolicy
 from fakes import RawPeer, RawServer
+from patience import PATIENCE
 from upstream_client import MakeClient, whole
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -60,10 +61,11 @@ def resolving_to(*addresses: str) -> Callable[[str, int], Awaitable[list[str]]]:
 
 
 @contextlib.contextmanager
-def takes(at_least: float, at_most: float) -> Iterator[None]:
+def takes(at_least: float) -> Iterator[None]:
+    """And less than the other times of a request, which are ten seconds."""
     start = time.monotonic()
     yield
-    assert at_least <= time.monotonic() - start <= at_most
+    assert at_least <= time.monotonic() - start < 10
 
 
 # Requests and answers
@@ -303,7 +305,7 @@ async def test_an_answer_released_before_its_end_takes_its_connection_with_it(ma
         response = await make_client().post(server.port)
         response.release()
         response.release()
-        await asyncio.wait_for(hung_up.wait(), 5)
+        await asyncio.wait_for(hung_up.wait(), PATIENCE)
 
 
 async def test_an_idle_connection_is_closed_after_its_time(make_client: MakeClient) -> None:
@@ -317,8 +319,8 @@ async def test_an_idle_connection_is_closed_after_its_time(make_client: MakeClie
         client = make_client(idle_seconds=0.2)
         for _ in range(2):
             await whole(await client.post(server.port))
-        with takes(0.15, 2):
-            await asyncio.wait_for(hung_up.wait(), 5)
+        with takes(0.15):
+            await asyncio.wait_for(hung_up.wait(), PATIENCE)
         assert await whole(await client.post(server.port)) == b"1.1"
 
 
@@ -334,7 +336,7 @@ async def test_no_more_idle_connections_are_kept_than_the_cap(make_client: MakeC
         first, second = await client.post(server.port), await client.post(server.port)
         await whole(first)
         await whole(second)
-        assert await asyncio.wait_for(hung_up.get(), 5) == 0  # The oldest one goes.
+        assert await asyncio.wait_for(hung_up.get(), PATIENCE) == 0  # The oldest one goes.
         assert await whole(await client.post(server.port)) == b"1.2"
 
 
@@ -362,7 +364,7 @@ async def test_a_kept_connection_that_closes_or_talks_out_of_turn_is_dropped(
         client = make_client()
         await whole(await client.post(server.port))
         released.set()
-        await asyncio.wait_for(hung_up.wait(), 5)
+        await asyncio.wait_for(hung_up.wait(), PATIENCE)
         # An iterator cannot be sent twice: this works only if the dead connection is not tried.
         assert await whole(await client.post(server.port, pieces(b"x"), chunked=True)) == b"1.1"
 
@@ -517,9 +519,9 @@ async def test_an_address_that_does_not_react_does_not_use_up_the_time_of_the_ne
                 filler.setblocking(False)
                 filler.connect_ex(deaf.getsockname())
             client = make_client(policy=AddressPolicy(["127.0.0.0/8"]), resolver=resolving_to("127.0.0.2", "127.0.0.1"))
-            with takes(0.25, 3):
+            with takes(0.25):
                 assert await whole(await client.post(server.port, connect=0.6)) == b"0.1"
-            with takes(0.15, 3), pytest.raises(UpstreamTimeout) as caught:
+            with takes(0.15), pytest.raises(UpstreamTimeout) as caught:
                 await make_client(policy=AddressPolicy(["127.0.0.0/8"]), host="127.0.0.2").post(
                     server.port, connect=0.2
                 )
@@ -552,7 +554,7 @@ async def test_the_time_to_connect_covers_the_look_up(make_client: MakeClient) -
         await asyncio.Event().wait()
         return []
 
-    with takes(0.15, 2), pytest.raises(UpstreamTimeout) as caught:
+    with takes(0.15), pytest.raises(UpstreamTimeout) as caught:
         await make_client(resolver=resolver).post(80, connect=0.2)
     assert not caught.value.reached
     assert caught.value.message == "Request to AI provider timed out"
@@ -654,10 +656,10 @@ async def test_the_time_to_connect_covers_the_tls_handshake(
         hung_up.set()
 
     async with RawServer(script) as server:
-        with takes(0.15, 2), pytest.raises(UpstreamTimeout) as caught:
+        with takes(0.15), pytest.raises(UpstreamTimeout) as caught:
             await make_client(scheme="https", tls=client_tls).post(server.port, connect=0.2)
         assert not caught.value.reached
-        await asyncio.wait_for(hung_up.wait(), 5)
+        await asyncio.wait_for(hung_up.wait(), PATIENCE)
 
 
 async def test_an_answer_over_tls_that_the_end_ends_is_whole_only_if_the_end_is_signed(
@@ -702,7 +704,7 @@ async def test_a_kept_tls_connection_that_turns_out_dead_is_replaced(
 async def test_a_provider_that_does_not_begin_to_answer_is_timed_out(make_client: MakeClient) -> None:
     async with RawServer(stays(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 ")) as server:
         client = make_client()
-        with takes(0.19, 1), pytest.raises(UpstreamTimeout) as caught:
+        with takes(0.19), pytest.raises(UpstreamTimeout) as caught:
             await client.post(server.port, first_byte=0.2)
         assert caught.value.reached
     assert len(server.peers) == 1
@@ -728,7 +730,7 @@ async def test_a_provider_that_falls_silent_in_its_answer_is_timed_out(make_clie
     async with RawServer(stays(OK + b"content-length: 5\r\n\r\nhi")) as server:
         response = await make_client().post(server.port, idle=0.2)
         assert await response.next() == b"hi"
-        with takes(0.15, 1), pytest.raises(AnswerBroken) as caught:
+        with takes(0.15), pytest.raises(AnswerBroken) as caught:
             await response.next()
         assert caught.value.timed_out
         response.release()
@@ -739,12 +741,12 @@ async def test_the_idle_time_counts_from_the_last_piece(make_client: MakeClient)
         await peer.read_request()
         await peer.write(OK + b"content-length: 5\r\n\r\n")
         for _ in range(5):
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)
             await peer.write(b"x")
         await peer.closed()
 
     async with RawServer(script) as server:
-        assert await whole(await make_client().post(server.port, first_byte=0.3, idle=0.3)) == b"xxxxx"
+        assert await whole(await make_client().post(server.port, first_byte=2, idle=2)) == b"xxxxx"
 
 
 async def test_a_slow_client_holds_the_provider_back_and_is_not_taken_for_a_silent_provider(
@@ -855,10 +857,10 @@ async def test_an_early_refusal_is_returned_and_ends_the_upload(make_client: Mak
         assert response.status == 413
         assert await response.next() == b"too large"
         assert await response.next() == b""
-        await asyncio.wait_for(stopped.wait(), 5)
+        await asyncio.wait_for(stopped.wait(), PATIENCE)
         assert not hung_up.is_set()
         response.release()
-        await asyncio.wait_for(hung_up.wait(), 5)
+        await asyncio.wait_for(hung_up.wait(), PATIENCE)
 
 
 async def test_an_early_refusal_ends_an_upload_that_the_provider_does_not_read(make_client: MakeClient) -> None:
@@ -944,7 +946,7 @@ async def test_what_the_iterator_raises_comes_out_and_the_provider_gets_no_clean
         else:
             with pytest.raises(ClientBrokeOffError):
                 await make_client().post(server.port, breaking(), chunked=True)
-        await asyncio.wait_for(hung_up.wait(), 5)
+        await asyncio.wait_for(hung_up.wait(), PATIENCE)
     assert server.peers[0].received.endswith(b"\r\n1\r\nx\r\n")
 
 
@@ -961,7 +963,7 @@ async def test_a_provider_that_does_not_read_holds_the_upload_back_and_is_timed_
 
     never = asyncio.Event()
     async with RawServer(lambda _: never.wait()) as server:
-        with takes(0.25, 3), pytest.raises(UpstreamTimeout) as caught:
+        with takes(0.25), pytest.raises(UpstreamTimeout) as caught:
             await make_client().post(server.port, endless(), chunked=True, first_byte=0.3)
     assert caught.value.reached
     assert made < 32 * 1024 * 1024
@@ -978,7 +980,7 @@ async def test_the_time_to_answer_counts_from_the_last_byte_of_the_upload_that_m
         while read < size:
             read += len(await peer.read())
             if read < size / 2:  # What the kernel takes in is out of the client's sight: the rest goes fast.
-                await asyncio.sleep(0.003)
+                await asyncio.sleep(0.012)
         await peer.answer()
         await peer.closed()
 
@@ -990,12 +992,12 @@ async def test_the_time_to_answer_counts_from_the_last_byte_of_the_upload_that_m
 
     async def slow() -> AsyncIterator[bytes]:
         for _ in range(5):
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)
             yield b"x"
 
     async with RawServer(slow_script if kind == "bytes" else quick_script) as server:
         body = b"x" * size if kind == "bytes" else slow()
-        assert await whole(await make_client().post(server.port, body, first_byte=0.3)) == b"ok"
+        assert await whole(await make_client().post(server.port, body, first_byte=2)) == b"ok"
 
 
 # The end
@@ -1032,7 +1034,7 @@ async def test_closing_closes_idle_and_busy_connections_and_ends_the_waiting(mak
         with pytest.raises(UpstreamUnreachable):
             await asked
         answering.release()
-        assert {await asyncio.wait_for(hung_up.get(), 5) for _ in range(3)} == {0, 1, 2}
+        assert {await asyncio.wait_for(hung_up.get(), PATIENCE) for _ in range(3)} == {0, 1, 2}
         with pytest.raises(UpstreamUnreachable) as caught:
             await client.post(server.port)
         assert not caught.value.reached

@@ -13,6 +13,7 @@ import trustme
 
 from aiwm.proxy.upstream import UpstreamResponse
 from fakes import RawPeer, RawServer
+from patience import PATIENCE
 from upstream_client import MakeClient, whole
 
 
@@ -42,7 +43,7 @@ async def cancelled(task: asyncio.Task[object]) -> None:
 
 
 async def left(provider: Provider) -> None:
-    await asyncio.wait_for(provider.left.wait(), 5)
+    await asyncio.wait_for(provider.left.wait(), PATIENCE)
 
 
 async def test_before_the_name_is_looked_up(make_client: MakeClient) -> None:
@@ -80,7 +81,7 @@ async def test_at_every_step_of_connecting(make_client: MakeClient, rounds: int)
             last.sendall(b"last")
             await last_came.wait()
         for _ in server.peers:
-            await asyncio.wait_for(hung_up.acquire(), 5)
+            await asyncio.wait_for(hung_up.acquire(), PATIENCE)
 
 
 async def test_in_the_tls_handshake(make_client: MakeClient) -> None:
@@ -116,7 +117,7 @@ async def test_at_every_step_of_the_tls_handshake(make_client: MakeClient, round
         await cancelled(task)
         await client.upstream.aclose()
         socket.create_connection(listening.getsockname()).close()  # In case that it had not come as far.
-        await asyncio.wait_for(serving, 5)
+        await asyncio.wait_for(serving, PATIENCE)
 
 
 async def test_before_the_first_byte(make_client: MakeClient) -> None:
@@ -148,7 +149,7 @@ async def test_before_the_first_byte_on_a_kept_connection(make_client: MakeClien
         task = asyncio.create_task(client.post(server.port))
         await asked.wait()
         await cancelled(task)
-        await asyncio.wait_for(hung_up.wait(), 5)
+        await asyncio.wait_for(hung_up.wait(), PATIENCE)
     assert len(server.peers) == 1
 
 
@@ -256,7 +257,7 @@ async def test_during_the_upload(make_client: MakeClient, waiting: str, answerin
         task = asyncio.create_task(relay())
         await provider.asked.wait()
         await cancelled(task)
-        await asyncio.wait_for(stopped.wait(), 5)
+        await asyncio.wait_for(stopped.wait(), PATIENCE)
         await left(provider)
         assert await whole(await client.post(server.port)) == b"next"
 
@@ -305,7 +306,7 @@ async def test_the_second_try_can_be_left_too(make_client: MakeClient) -> None:
         task = asyncio.create_task(client.post(server.port))
         await asked.wait()
         await cancelled(task)
-        await asyncio.wait_for(hung_up.wait(), 5)
+        await asyncio.wait_for(hung_up.wait(), PATIENCE)
 
 
 async def test_while_the_upstream_is_closing(make_client: MakeClient) -> None:

@@ -17,6 +17,7 @@ from aiwm.store.database import Database
 from aiwm.store.deployments import DeploymentStore
 from aiwm.store.ledger import LedgerStore
 from aiwm.store.models import ModelStore
+from patience import PATIENCE
 
 
 @pytest.fixture
@@ -211,7 +212,7 @@ async def test_counting_does_not_wait_for_who_changes_the_deployment(
     async with database.writing() as connection:
         await connection.execute(text("UPDATE deployments SET name = 'x'"))
         await connection.execute(text("UPDATE models SET name = 'x'"))
-        await asyncio.wait_for(ledger.add([rows.usage_row(deployments[0].id)]), 5)
+        await asyncio.wait_for(ledger.add([rows.usage_row(deployments[0].id)]), PATIENCE)
 
 
 async def test_names_of_any_script_and_of_the_greatest_length_are_kept(ledger: LedgerStore) -> None:

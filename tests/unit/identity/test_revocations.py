@@ -5,6 +5,7 @@ from structlog.testing import capture_logs
 
 from aiwm.errors import Unavailable
 from aiwm.identity.revocations import Revocations, Revoked
+from patience import PATIENCE
 
 HOUR = 3_600_000
 
@@ -116,7 +117,7 @@ async def test_watching_goes_on_when_the_store_was_away() -> None:
         await asyncio.sleep(0.02)
         store.rows.append(("theirs", clock.now))
         store.away = False
-        await asyncio.wait_for(seen.wait(), 5)
+        await asyncio.wait_for(seen.wait(), PATIENCE)
         watching.cancel()
 
     assert len(logs) == 1

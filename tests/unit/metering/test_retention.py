@@ -8,6 +8,7 @@ import pytest
 
 from aiwm.errors import Unavailable
 from aiwm.metering import retention
+from patience import PATIENCE
 
 DAY = 86_400_000
 
@@ -33,7 +34,7 @@ async def _watched(ledger: Ledger, *, keep_days: int = 30) -> None:
     task = asyncio.create_task(
         retention.watch(ledger.expire, keep_days=keep_days, clock=lambda: 100 * DAY, every_seconds=0)
     )
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await ledger.done.wait()
     task.cancel()
 
@@ -57,5 +58,5 @@ async def test_a_database_that_is_away_is_tried_again() -> None:
 
 async def test_without_a_limit_nothing_is_removed() -> None:
     ledger = Ledger()
-    await asyncio.wait_for(retention.watch(ledger.expire, keep_days=0, clock=lambda: 100 * DAY), 5)
+    await asyncio.wait_for(retention.watch(ledger.expire, keep_days=0, clock=lambda: 100 * DAY), PATIENCE)
     assert ledger.asked == []

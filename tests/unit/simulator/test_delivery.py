@@ -13,6 +13,7 @@ from aiwm.simulator import delivery
 from aiwm.simulator.delivery import BrokenOff, Message
 from aiwm.simulator.dialect import Answer
 from aiwm.simulator.switches import NONE, Switches
+from patience import PATIENCE
 
 STREAM = (b"one ", b"two ", b"three")
 DECODERS: dict[str, Callable[[bytes], bytes]] = {
@@ -126,7 +127,7 @@ async def test_one_who_left_before_the_answer_gets_none(switches: Switches) -> N
     line = Line()
     work = asyncio.ensure_future(line.deliver(switches))
     line._gone.set()
-    await asyncio.wait_for(work, 5)
+    await asyncio.wait_for(work, PATIENCE)
     assert len(line.sent) < 4
 
 
