@@ -29,6 +29,8 @@ STANDSTILL_SECONDS = PATIENCE
 """How long nothing may move that is on its way somewhere."""
 PASSING = {"queued", "downloading", "downloaded", "deploying", "stopping"}
 MOST_RUNNING = 3
+MOST_AT_REST = 20
+"""Of those that are at rest so many are kept; all are looked at after each kill."""
 
 
 class House:
@@ -42,7 +44,9 @@ class House:
     def things(self, path: str) -> dict[str, dict[str, Any]]:
         answer = self.caller.http.get(path, params={"limit": 100})
         assert answer.status_code == 200, answer.text
-        return {thing["_id"]: thing for thing in answer.json()["data"]}
+        shown = answer.json()
+        assert shown["pagination"]["total"] == len(shown["data"]), "there is more than was looked at"
+        return {thing["_id"]: thing for thing in shown["data"]}
 
     # -- what is set in motion
 
@@ -52,7 +56,11 @@ class House:
         running = [each for each in deployments.values() if each["status"] == "running"]
         idle = [each for each in deployments.values() if each["status"] not in {"running", *PASSING}]
         deployed = {each["modelId"] for each in deployments.values()}
+        if len(idle) > MOST_AT_REST:
+            self._delete(f"/deployments/{idle.pop(self.chance.randrange(len(idle)))['_id']}")
         fresh = [each for each in models.values() if each["status"] == "active" and each["_id"] not in deployed]
+        if len(fresh) > MOST_AT_REST:
+            self._delete(f"/models/{fresh.pop(self.chance.randrange(len(fresh)))['_id']}")
         moves = [self._register]
         if running:
             moves.append(lambda: self._post(f"/deployments/{self.chance.choice(running)['_id']}/stop"))
@@ -74,6 +82,11 @@ class House:
         self.story.append(f"POST {path}")
         answer = self.caller.http.post(path, json=body)
         assert answer.status_code < 300, (answer.text, self.story)
+
+    def _delete(self, path: str) -> None:
+        self.story.append(f"DELETE {path}")
+        answer = self.caller.http.delete(path)
+        assert answer.status_code == 200, (answer.text, self.story)
 
     # -- what is killed
 
