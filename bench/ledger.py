@@ -28,6 +28,7 @@ _DAYS = 30
 _ORG = "a" * 24
 _BATCH = 500
 _FILLED = 5000
+_CROWD = 10_000
 _TIMED = 60
 """Batches whose CPU time is measured."""
 _ASKED = 7
@@ -52,10 +53,11 @@ async def _ledger(path: Path, rows: int) -> Section:
         await database.migrate()
         store = LedgerStore(database)
         await _fill(store, rows, until)
-        await _measure_adding(store, section, until)
+        await _measure_adding(store, section, until, deployments=2)
         await _measure_reports(UsageStore(database), section, until, rows + (_TIMED + 1) * _BATCH)
     finally:
         await database.aclose()
+    await _measure_crowd(path.with_name("crowd.db"), section, until)
     row, sums = _bytes_a_row(path)
     section.figures += [Figure("a row with labels and indexes", "bytes", [row])]
     section.figures += [Figure("sums beside, divided among the rows", "bytes", [sums])]
@@ -70,18 +72,31 @@ async def _fill(store: LedgerStore, rows: int, until: int) -> None:
         await store.add([_row(chance, at) for at in times[first : first + _FILLED]])
 
 
-async def _measure_adding(store: LedgerStore, section: Section, now: int) -> None:
-    """Batches as at work: two deployments, all of one hour. All CPU of the process counts, the file's too."""
+async def _measure_adding(store: LedgerStore, section: Section, now: int, *, deployments: int) -> None:
+    """Batches as at work: all of one hour and one user. All CPU of the process counts, the file's too."""
     chance = random.Random(2)  # noqa: S311 - the same
-    batches = [[_row(chance, now - 1, users=1, deployments=2) for _ in range(_BATCH)] for _ in range(_TIMED + 1)]
+    batches = [
+        [_row(chance, now - 1, users=1, deployments=deployments) for _ in range(_BATCH)] for _ in range(_TIMED + 1)
+    ]
     await store.add(batches.pop())
     spent = []
     for batch in batches:
         began = time.process_time()
         await store.add(batch)
         spent.append((time.process_time() - began) / _BATCH * 1e6)
-    section.figures.append(Figure(f"CPU a row, in batches of {_BATCH}", "us", [median(spent)]))
-    section.notes.append(f"CPU a row in {_TIMED} batches: {min(spent):.1f} to {max(spent):.1f} us")
+    name = f"CPU a row, in batches of {_BATCH} for {deployments:,} deployments"
+    section.figures.append(Figure(name, "us", [median(spent)]))
+    section.notes.append(f"{name}: {min(spent):.1f} to {max(spent):.1f} us in {_TIMED} batches")
+
+
+async def _measure_crowd(path: Path, section: Section, now: int) -> None:
+    """With nothing to add up: hardly two rows of a batch have a sum in common."""
+    database = Database(f"sqlite+aiosqlite:///{path}")
+    try:
+        await database.migrate()
+        await _measure_adding(LedgerStore(database), section, now, deployments=_CROWD)
+    finally:
+        await database.aclose()
 
 
 async def _measure_reports(usage: UsageStore, section: Section, until: int, rows: int) -> None:
