@@ -283,7 +283,7 @@ async def running(
                 title="AIWM",
                 description=GATEWAY,
                 routers=[
-                    api_routes(
+                    *api_routes(
                         model_verbs=models,
                         deployment_verbs=deployments,
                         node_verbs=nodes,
@@ -424,7 +424,7 @@ class _Iam:
             tokens=self._tokens,
             published_keys=self.signer.published_keys,
         )
-        app = application(title="AIWM identity", description=IDENTITY, routers=[routes])
+        app = application(title="AIWM identity", description=IDENTITY, routers=routes)
         return Asgi(JsonBodies(app, max_bytes=self._max_bytes))
 
     async def aclose(self) -> None:

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fastapi import APIRouter
 from joserfc.jwk import KeySetSerialization
@@ -37,10 +37,10 @@ def iam_routes(
     organizations: Organizations,
     tokens: Tokens,
     published_keys: PublishedKeys,
-) -> APIRouter:
+) -> Sequence[APIRouter]:
     """Everything on the IAM's own port."""
-    router = APIRouter()
-    router.include_router(auth.router(sessions, tokens, published_keys))
-    router.include_router(users_.router(users, tokens))
-    router.include_router(organizations_.router(organizations, tokens))
-    return router
+    return [
+        auth.router(sessions, tokens, published_keys),
+        users_.router(users, tokens),
+        organizations_.router(organizations, tokens),
+    ]

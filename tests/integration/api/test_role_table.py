@@ -7,6 +7,7 @@ log, and what a list must not show must not be in it.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -447,6 +448,8 @@ def _programs(part: Any) -> Iterator[FastAPI]:
     """The applications inside, whatever is wrapped around them."""
     if isinstance(part, FastAPI):
         yield part
+    elif isinstance(part, asyncio.Future):
+        yield from _programs(part.result())
     elif type(part).__module__.startswith("aiwm."):
         for inner in getattr(part, "__dict__", {}).values():
             yield from _programs(inner)
@@ -463,6 +466,7 @@ def _routes(routes: Any) -> Iterator[tuple[str, str]]:
 
 async def test_every_route_of_the_running_programs_is_in_the_table_and_no_other(world: World) -> None:
     live = set()
+    await world.aiwm.program.whole
     for name, program in (("AIWM", world.aiwm.program.gateway), ("IAM", world.aiwm.program.identity)):
         [application] = _programs(program)
         live |= {(name, method, path) for method, path in _routes(application.routes)}

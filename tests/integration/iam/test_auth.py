@@ -18,6 +18,7 @@ from aiwm.web.application import application
 from aiwm.web.asgi import Asgi
 from aiwm.web.bodies import JsonBodies
 from aiwm.web.front import Front
+from aiwm.wire.hosts import ANY, Hosts
 from inside import calling
 from people import PASSWORD, Iam, Town
 
@@ -41,8 +42,8 @@ async def client(town: Town) -> AsyncIterator[httpx2.AsyncClient]:
         tokens=iam.verifier,
         published_keys=iam.signer.published_keys,
     )
-    app = JsonBodies(application(title="IAM", description="", routers=[routes]), max_bytes=100_000)
-    async with calling(Front(Asgi(app), log=lambda _: None)) as client:
+    app = JsonBodies(application(title="IAM", description="", routers=routes), max_bytes=100_000)
+    async with calling(Front(Asgi(app), hosts=Hosts({ANY}), log=lambda _: None)) as client:
         yield client
 
 
@@ -384,7 +385,7 @@ async def test_the_other_port_has_logins_but_no_users(town: Town) -> None:
     routes = auth_routes(sessions=iam.sessions, tokens=iam.verifier, published_keys=iam.signer.published_keys)
     app = JsonBodies(application(title="AIWM", description="", routers=[routes]), max_bytes=100_000)
 
-    async with calling(Front(Asgi(app), log=lambda _: None)) as client:
+    async with calling(Front(Asgi(app), hosts=Hosts({ANY}), log=lambda _: None)) as client:
         login = await client.post("/auth/login", json={"username": "red-owner", "password": PASSWORD})
         users = await client.get("/users", headers={"authorization": f"Bearer {login.json()['accessToken']}"})
 
