@@ -64,6 +64,7 @@ async def forks() -> AsyncIterator[Forks]:
 
 def _main() -> None:
     import aiwm.cli.serve
+    import aiwm.cli.worker
     import aiwm.store.migrations  # noqa: F401 - needed a little later than the rest
 
     gc.freeze()  # The collector would write to every page that is shared.

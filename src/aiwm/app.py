@@ -8,11 +8,12 @@ What is started is stopped in the opposite order, which is why `running` is one 
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import astuple, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import httpx2
@@ -21,9 +22,10 @@ import structlog
 from aiwm import logs
 from aiwm.control.api_keys import ApiKeys
 from aiwm.control.attempts import Attempts
+from aiwm.control.changes import Changes
 from aiwm.control.deployments import Deployments
 from aiwm.control.downloads import Downloads
-from aiwm.control.engines import Engines
+from aiwm.control.engines import Elsewhere, Engines
 from aiwm.control.limits import Limits
 from aiwm.control.models import Models
 from aiwm.control.nodes import Nodes, own_id
@@ -32,10 +34,11 @@ from aiwm.control.repricing import Difference, reprice
 from aiwm.control.secrets import Resealed, reseal
 from aiwm.control.sessions import Sessions
 from aiwm.control.takeover import Takeover
-from aiwm.control.targets import Targets
+from aiwm.control.targets import EngineAt, Targets
 from aiwm.control.usage import UsageReports
 from aiwm.control.users import Users
 from aiwm.domain import times
+from aiwm.domain.sources import Place
 from aiwm.domain.times import Clock
 from aiwm.domain.usage import UsageRow
 from aiwm.engines.process import PASSED_ON, ProcessDriver
@@ -57,7 +60,7 @@ from aiwm.metering.journal import Journal, recover, watch
 from aiwm.metering.limits import Limiter
 from aiwm.metering.metrics import Metrics
 from aiwm.metering.prices import Prices
-from aiwm.metering.recorder import Recorder, Save
+from aiwm.metering.recorder import Recorder
 from aiwm.metering.worst_case import Ceilings
 from aiwm.proxy.handler import INFERENCE, Inference
 from aiwm.proxy.upstream import Upstream
@@ -84,7 +87,8 @@ from aiwm.web.front import Front
 from aiwm.web.later import Later
 from aiwm.wire.addresses import AddressPolicy
 from aiwm.wire.hosts import Hosts
-from aiwm.wire.origins import Timeouts
+from aiwm.wire.origins import Origin, Timeouts
+from aiwm.workers.siblings import Siblings
 
 # FastAPI and all that is made with it take as long to load as the rest together, and inference needs none of it: it is
 # imported by the functions that `Later` runs on a thread.
@@ -129,6 +133,7 @@ async def running(
     draining: Callable[[], bool],
     interrupted: Callable[[], bool] = lambda: True,
     upstreams: tuple[str, ...] = (),
+    siblings: Siblings | None = None,
     clock: Clock = times.now,
 ) -> AsyncIterator[Program]:
     """`variable` reads the server's environment for `env:NAME`; `upstreams` are allowed besides the settings' own.
@@ -136,11 +141,16 @@ async def running(
 
     Raises StartError, with one line that says what to do.
     """
+    siblings = siblings or Siblings()
     keys.make_directory(settings.data_dir)
     policy = _policy((*settings.private_upstreams, *upstreams))
     box = _box(settings)
     # As long as any token can live: it may have been issued when the setting was longer.
-    revocations = Revocations(keep_seconds=LONGEST_TOKEN_SECONDS, clock=clock)
+    revocations = Revocations(
+        keep_seconds=LONGEST_TOKEN_SECONDS,
+        clock=clock,
+        announce=lambda sessions: siblings.changed("sessions", *sessions),
+    )
 
     async with (
         _closing(Database(settings.effective_database_url)) as database,
@@ -162,7 +172,6 @@ async def running(
         async def revoked_since(time: int) -> list[Revoked]:
             return [*await sessions.revoked_since(time), *await api_key_store.revoked_since(time)]
 
-        await revocations.refresh(revoked_since)
         verifier = TokenVerifier(
             source,
             api_key=api_key_store.by_digest,
@@ -184,8 +193,8 @@ async def running(
             path=driver.path,
             cluster=cluster,
             clock=clock,
+            placing=lambda: siblings.lock("placing"),
         )
-        await nodes.enroll()
         targets = Targets(
             table=table,
             models=model_store,
@@ -195,8 +204,9 @@ async def running(
             timeouts=Timeouts(settings.connect_timeout, settings.first_byte_timeout, settings.idle_timeout),
             hold_seconds=settings.hold_seconds,
             most_waiting=settings.hold_requests,
-            wake=lambda deployment_id: engines.wake(deployment_id),
+            wake=lambda id_: engines.wake(id_) if siblings.leads else siblings.lead("wake", id_),
             here=nodes.here.id,
+            announce=siblings.changed,
         )
         engines = Engines(
             deployments=deployment_store,
@@ -218,8 +228,8 @@ async def running(
             drain_seconds=settings.drain_seconds,
             stops_at_end=lambda: interrupted() or not settings.keep_engines,
             clock=clock,
+            elsewhere=_Elsewhere(siblings),
         )
-        await targets.load()
         ledger = LedgerStore(database)
         journals = settings.data_dir / "journal"
         journal = Journal(journals, fsync_seconds=settings.journal_fsync_ms / 1000)
@@ -231,17 +241,37 @@ async def running(
             return priced
 
         ceilings = Ceilings(settings.budget_input_tokens, settings.budget_output_tokens)
-        limiter = Limiter(prices=prices, ceilings=ceilings, clock=clock)
-        limits = Limits(store=LimitStore(database), limiter=limiter, add=add, clock=clock)
+        limiter = Limiter(prices=prices, ceilings=ceilings, clock=clock, counts=siblings.counts)
+        limits = Limits(
+            store=LimitStore(database),
+            limiter=limiter,
+            add=add,
+            clock=clock,
+            turn=lambda: siblings.lock("ledger"),
+            announce=partial(siblings.changed, "limit"),
+        )
 
         async def save(rows: Sequence[UsageRow]) -> None:
             await limits.saved(rows)
             journal.settled(rows)
 
-        await _recovered(journals, limits.recovered)
-        await limits.load()
-
         recorder = Recorder(save)
+
+        async def recovered() -> None:
+            """What processes left that died is moved into the ledger."""
+            async with siblings.lock("journals"):
+                deaths = await siblings.deaths()
+                await recover(journals, limits.recovered)
+                if deaths:
+                    await limits.load()  # What they have spent is in the sums before their reservations go.
+                    siblings.mourned(deaths)
+
+        async def settled() -> None:
+            """Every answer that was given, by whichever worker, is in the ledger."""
+            await asyncio.gather(recorder.flush(), siblings.ask("flush"))
+            if await siblings.deaths():
+                await recovered()
+
         metrics = Metrics(
             waiting=lambda: recorder.waiting, failing=lambda: journal.failing, refused=lambda: limiter.refused
         )
@@ -251,9 +281,10 @@ async def running(
             folders=Folders(settings.model_paths),
             at_once=settings.parallel_downloads,
             clock=clock,
+            elsewhere=None if siblings.leads else lambda place: siblings.lead("fetch", astuple(place)),
         )
         models = Models(
-            store=model_store, targets=targets, downloads=downloads, seal=box.seal, settled=recorder.flush, clock=clock
+            store=model_store, targets=targets, downloads=downloads, seal=box.seal, settled=settled, clock=clock
         )
         deployments = Deployments(
             store=deployment_store,
@@ -261,13 +292,86 @@ async def running(
             targets=targets,
             nodes=nodes,
             hosting=engines,
-            settled=recorder.flush,
+            settled=settled,
             clock=clock,
         )
 
         api_keys = ApiKeys(store=api_key_store, revocations=revocations, uses=verifier.take_uses, clock=clock)
 
-        log = logs.request_log(level=settings.log_level, as_json=settings.log_format == "json")
+        changes = Changes()
+
+        async def deployment_changed(deployment_id: str) -> None:
+            reload = partial(targets.reload_deployment, deployment_id)
+            await changes.taken(reload, withhold=partial(table.withhold, deployment_id))
+            engines.changed(deployment_id)
+
+        async def model_changed(model_id: str) -> None:
+            reload = partial(targets.reload_model, model_id)
+            await changes.taken(reload, withhold=partial(table.withhold, model_id=model_id))
+
+        async def limit_changed(org_id: str, limit_id: str) -> None:
+            await changes.taken(partial(limits.reload, org_id, limit_id))
+
+        async def died() -> None:
+            """A sibling, which may have changed things and told nobody."""
+            await changes.taken(targets.load)
+            await changes.taken(partial(revocations.refresh, revoked_since))
+            await changes.taken(limits.learn)
+            await changes.taken(recovered)
+
+        async def engines_ready(deployment_id: str, engines: Sequence[Sequence[Any]]) -> None:
+            ready = partial(targets.engines_ready, deployment_id, [EngineAt(*each) for each in engines])
+            await changes.taken(ready, withhold=partial(table.withhold, deployment_id))
+
+        async def left(deployment_id: str, address: Sequence[Any] | None) -> None:
+            await targets.left(deployment_id, None if address is None else Origin(*address))
+
+        checks = _checks(database, journal, recorder, draining)
+
+        async def ready() -> str:
+            """What is wrong with this worker."""
+            for name, check in checks.items():
+                try:
+                    await check()
+                except Unavailable as error:
+                    return f"worker {siblings.number}: {name}: {error}"
+            return ""
+
+        async def others_ready() -> None:
+            for wrong in await siblings.ask("ready"):
+                if wrong:
+                    raise Unavailable(wrong)
+
+        async def shown_metrics() -> bytes:
+            return metrics.exposition(await siblings.tallies(metrics.tally()))
+
+        # Heard from here on, and read after it: nothing that changes falls in between.
+        await siblings.join(
+            {
+                "deployment": deployment_changed,
+                "model": model_changed,
+                "limit": limit_changed,
+                "sessions": lambda *ended: revocations.revoke(ended),
+                "flush": recorder.flush,
+                "died": died,
+                "engines": engines_ready,
+                "left": left,
+                "idle": targets.idle_seconds,
+                "ready": ready,
+                "tally": metrics.tally,
+                "joined": engines.tell_all,
+                "wake": engines.wake,
+                "fetch": lambda place: downloads.begin(Place(*place)),
+            }
+        )
+        await revocations.refresh(revoked_since)
+        if siblings.leads:
+            await nodes.enroll()
+        await targets.load()
+        await _recovered(recovered)
+        await (limits.load() if siblings.leads else limits.learn())
+
+        log = logs.request_log(level=settings.log_level, as_json=settings.log_format == "json", worker=siblings.number)
         hosts = Hosts(settings.effective_allowed_hosts)
         control_bytes = min(settings.max_body_bytes, CONTROL_BODY_BYTES)
         iam = (
@@ -289,11 +393,11 @@ async def running(
                         node_verbs=nodes,
                         api_key_verbs=api_keys,
                         limit_verbs=limits,
-                        usage_reports=UsageReports(store=UsageStore(database), settled=recorder.flush),
+                        usage_reports=UsageReports(store=UsageStore(database), settled=settled),
                         audit_log=AuditStore(database),
                         tokens=verifier,
-                        checks=_checks(database, journal, recorder, draining),
-                        metrics=metrics.exposition,
+                        checks=checks | {"workers": others_ready},
+                        metrics=shown_metrics,
                         draining=draining,
                         public_url=settings.effective_public_url,
                         clock=clock,
@@ -308,18 +412,21 @@ async def running(
 
         async with (
             _closing(remote),
+            _closing(changes),
             nullcontext() if iam is None else _closing(iam),
-            engines.running(),
-            _background(nodes.watch()),
-            _background(nodes.watch_cluster()),
+            engines.running() if siblings.leads else nullcontext(),
+            _background(nodes.watch(reports=siblings.leads)),
+            _background(nodes.watch_cluster(reports=siblings.leads)),
             _closing(Upstream(policy=policy)) as upstream,
             _journaling(journal),
-            _background(watch(journals, limits.recovered)),
-            _background(limits.watch()),
+            _background(watch(recovered)),
+            _background(limits.watch(counts=siblings.leads)),
             _recording(recorder),
             _background(revocations.watch(revoked_since)),
             _background(api_keys.watch_uses()),
-            _background(retention.watch(ledger.expire, keep_days=settings.ledger_days, clock=clock)),
+            _background(
+                retention.watch(ledger.expire, keep_days=settings.ledger_days if siblings.leads else 0, clock=clock)
+            ),
             _closing(downloads),
             _background(downloads.watch()),
             _background(_made(control, identity, prices, table)) as whole,
@@ -368,6 +475,22 @@ async def repriced(
             return await reprice(Repricing(database), priced, since=since, until=until, model=model, dry_run=dry_run)
         except Unavailable as error:
             raise StartError(f"rows can't be priced anew: {error}. What was changed until then is right") from error
+
+
+class _Elsewhere(Elsewhere):
+    """The siblings, which serve from the engines of the one that leads."""
+
+    def __init__(self, siblings: Siblings) -> None:
+        self._siblings = siblings
+
+    def ready(self, deployment_id: str, engines: Sequence[EngineAt]) -> None:
+        self._siblings.tell("engines", deployment_id, engines)
+
+    async def left(self, deployment_id: str, address: Origin | None) -> None:
+        await self._siblings.ask("left", deployment_id, address, seconds=None)
+
+    async def idle_seconds(self, deployment_id: str) -> float:
+        return min(await self._siblings.ask("idle", deployment_id), default=math.inf)
 
 
 class _Iam:
@@ -559,9 +682,9 @@ async def _journaling(journal: Journal) -> AsyncIterator[None]:
             journal.close()
 
 
-async def _recovered(journals: Path, add: Save) -> None:
+async def _recovered(recovered: Callable[[], Awaitable[None]]) -> None:
     try:
-        await recover(journals, add)
+        await recovered()
     except Unavailable as error:
         raise StartError(f"the ledger can't be written: {error}") from error
 

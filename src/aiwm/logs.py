@@ -8,7 +8,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from functools import lru_cache
 from typing import Any, BinaryIO
 
@@ -31,9 +31,13 @@ def level_number(level: str) -> int:
     return logging.getLevelNamesMapping()[level.upper()]
 
 
-def configure(*, level: str, as_json: bool) -> None:
-    """For the whole process: our events and those that libraries send through `logging`."""
+def configure(*, level: str, as_json: bool, worker: int | None = None) -> None:
+    """For the whole process: our events and those that libraries send through `logging`.
+
+    With the number of the worker that says it, if there is more than one.
+    """
     shared: list[structlog.types.Processor] = [
+        *_named(worker),
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
     ]
@@ -65,21 +69,33 @@ def configure(*, level: str, as_json: bool) -> None:
         logging.getLogger(name).setLevel(max(logging.WARNING, level_number(level)))
 
 
-def request_log(*, level: str, as_json: bool) -> Callable[[dict[str, Any]], None]:
+def _named(worker: int | None) -> list[structlog.types.Processor]:
+    if worker is None:
+        return []
+
+    def name(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event["worker"] = worker
+        return event
+
+    return [name]
+
+
+def request_log(*, level: str, as_json: bool, worker: int | None = None) -> Callable[[dict[str, Any]], None]:
     """What writes the line of each request. For machines it goes around structlog, which costs as much as the relay."""
     if level_number(level) > logging.INFO:
         return lambda _: None
     if not as_json:
         log = structlog.get_logger("aiwm.request")
         return lambda line: log.info("request", **line)
-    return _Lines(sys.stderr.buffer).add
+    return _Lines(sys.stderr.buffer, {} if worker is None else {"worker": worker}).add
 
 
 class _Lines:
     """Gathers lines for a moment: a write for each would cost as much as what the line tells of."""
 
-    def __init__(self, output: BinaryIO) -> None:
+    def __init__(self, output: BinaryIO, always: Mapping[str, Any]) -> None:
         self._output = output
+        self._always = {"event": "request", "level": "info"} | dict(always)
         self._waiting: list[bytes] = []
         atexit.register(self.flush)
 
@@ -92,7 +108,7 @@ class _Lines:
         if not self._waiting:
             asyncio.get_running_loop().call_later(_GATHER_SECONDS, self.flush)
         stamp = f"{_second(now // 1000)}.{now % 1000:03d}Z"
-        self._waiting.append(_encoded({"event": "request", "level": "info", "time": stamp} | line))
+        self._waiting.append(_encoded(self._always | {"time": stamp} | line))
 
     def flush(self) -> None:
         if self._waiting:

@@ -1,23 +1,21 @@
-"""The server: listeners that were bound before, stopped by signals, drained within a time."""
+"""The server: on listeners that were bound before, stopped by signals, drained within a time."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import structlog
 
-from aiwm.errors import StartError
+from aiwm.listeners import BACKLOG
 from aiwm.web.call import Application
 from aiwm.web.connection import Connection, Crowd, Patience
 
 _log = structlog.get_logger(__name__)
 
-_BACKLOG = 2048
 _LAST_STEPS_SECONDS = 5
 """What cancelled requests get to write their ledger rows."""
 
@@ -53,13 +51,17 @@ class Server:
             self._hurried.set()
         self._stopped.set()
 
-    async def run_on(self, sockets: Sequence[socket.socket]) -> None:
-        """Serves until stopped, and until the last request has come to its end or was cancelled."""
+    async def run_on(self, sockets: Sequence[socket.socket], *, ready: Callable[[], None] = lambda: None) -> None:
+        """Serves until stopped, and until the last request has come to its end or was cancelled.
+
+        `ready` is called when it listens on all.
+        """
         loop = asyncio.get_running_loop()
         with _signals(terminate=self.stop, interrupt=self._interrupt):
             listening = [
-                await loop.create_server(self._connection, sock=listener, backlog=_BACKLOG) for listener in sockets
+                await loop.create_server(self._connection, sock=listener, backlog=BACKLOG) for listener in sockets
             ]
+            ready()
             await self._stopped.wait()
             for server in listening:
                 server.close()
@@ -96,37 +98,3 @@ def _signals(*, terminate: Callable[[], None], interrupt: Callable[[], None]) ->
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
-
-
-@contextlib.contextmanager
-def bound(addresses: Mapping[str, tuple[str, int, str]]) -> Iterator[Mapping[str, socket.socket]]:
-    """All listeners or none: each (host, port, setting), by name. Closed at the end."""
-    with contextlib.ExitStack() as opened:
-        yield {name: opened.enter_context(bind(*address)) for name, address in addresses.items()}
-
-
-def bind(host: str, port: int, setting: str) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises StartError naming the setting to change."""
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
-            0
-        ]
-    except OSError as error:
-        raise StartError(f"{host} is not an address of this machine ({error.strerror}): set AIWM_HOST") from error
-    listener = socket.socket(family, kind)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        # At once: two programs may both bind an address that neither listens on yet.
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise StartError(
-                f"port {port} on {host} is taken: stop the program that has it, or set {setting}"
-            ) from error
-        raise StartError(
-            f"can't listen on port {port} of {host} ({error.strerror}): set {setting} or AIWM_HOST"
-        ) from error
-    listener.set_inheritable(False)
-    return listener

@@ -10,7 +10,7 @@ import base64
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TextIO
 from urllib.parse import quote, urlsplit
 
 from pydantic import (
@@ -65,6 +65,8 @@ class Settings(BaseModel):
     """Port of AIWM."""
     iam_port: Port = 3000
     """Port of the embedded identity service (IAM). 0 switches the port off; `/auth/*` stays on AIWM's own."""
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    """Processes that serve the ports: about one for each core. `aiwm serve --workers` goes before it."""
     simulator_port: Port = 3010
     """Port of the simulated provider of `aiwm serve --demo` and `aiwm simulate`."""
     public_url: str = ""
@@ -228,6 +230,9 @@ class Settings(BaseModel):
     def effective_database_url(self) -> str:
         # Quoted: a folder's name may hold what means something else in a URL.
         return self.database_url or f"sqlite+aiosqlite:///{quote(str(self.data_dir / DATABASE))}"
+
+    def effective_log_format(self, output: TextIO) -> str:
+        return self.log_format or ("console" if output.isatty() else "json")
 
     @property
     def effective_model_dir(self) -> Path:

@@ -190,7 +190,7 @@ Entry = Target | Resting | Hosted
 
 
 class TargetTable:
-    """The deployments of all organizations, by id. Only `replace`, `put` and `remove` change it."""
+    """The deployments of all organizations, by id. Only `replace`, `put`, `withhold` and `remove` change it."""
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
@@ -222,6 +222,16 @@ class TargetTable:
         for deployment_id, entry in tuple(entries):
             self._unmade.pop(deployment_id, None)
             self._entries[deployment_id] = entry
+
+    def withhold(self, deployment_id: str | None = None, *, model_id: str | None = None) -> None:
+        """What has changed in a way that is not known yet: requests for it are refused until it is."""
+        for id_ in tuple(self._unmade):
+            self._made(id_)
+        self.put(
+            (id_, Resting(entry.org_id, Unavailable()))
+            for id_, entry in self._entries.items()
+            if id_ == deployment_id or (isinstance(entry, Target) and entry.model_id == model_id)
+        )
 
     def remove(self, deployment_id: str) -> None:
         self._unmade.pop(deployment_id, None)

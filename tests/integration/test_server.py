@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from aiwm.errors import StartError
-from aiwm.server import Server, bind, bound
+from aiwm.listeners import bind, bound
+from aiwm.server import Server
 from aiwm.web.call import Call
 from aiwm.web.connection import Patience
 from patience import PATIENCE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -188,3 +189,16 @@ def test_a_change_that_cannot_be_made_whole_changes_nothing() -> None:
         table.put(entries())
     with pytest.raises(WrongState, match="before"):
         table.reach("d", "red")
+
+
+def test_what_is_withheld_is_refused_and_nothing_else() -> None:
+    table = TargetTable()
+    table.replace({"d": _target(1), "e": replace(_target(2), model_id="n")}, {"unmade": lambda: _target(3)})
+    table.withhold("d")
+    with pytest.raises(Unavailable):
+        table.reach("d", "red")
+    assert table.reach("unmade", "red") == _target(3)
+    table.withhold(model_id="m")
+    with pytest.raises(Unavailable):
+        table.reach("unmade", "red")
+    assert isinstance(table.reach("e", "red"), Target)

@@ -119,8 +119,8 @@ def router(limits: Limits, tokens: Tokens) -> APIRouter:
     listed: dict[str, Any] = {"fields": tuple(FIELDS), "sortable": tuple(SORTABLE)}
     caller = Annotated[Principal, Depends(authenticated(tokens))]
 
-    def shown(limit: Limit) -> dict[str, Any]:
-        return limit_json(limit, limits.standing(limit))
+    async def shown(limit: Limit) -> dict[str, Any]:
+        return limit_json(limit, await limits.standing(limit))
 
     @routes.post(
         "", response_model=None, status_code=201, responses={201: {"model": LimitAnswer}, **problems(400, 401, 403)}
@@ -134,7 +134,7 @@ def router(limits: Limits, tokens: Tokens) -> APIRouter:
             concurrent_requests=body.concurrent_requests,
             budget=None if body.budget is None else body.budget.budget,
         )
-        return shown(await limits.create(principal, new))
+        return await shown(await limits.create(principal, new))
 
     @routes.get(
         "",
@@ -146,12 +146,14 @@ def router(limits: Limits, tokens: Tokens) -> APIRouter:
         principal: caller, query: Annotated[PageQuery, Depends(page_query(**listed))]
     ) -> dict[str, Any]:
         """List your organization's limits, newest first."""
-        return page_json(query, await limits.list(principal, query), shown)
+        page = await limits.list(principal, query)
+        standings = {limit.id: await limits.standing(limit) for limit in page.items}
+        return page_json(query, page, lambda limit: limit_json(limit, standings[limit.id]))
 
     @routes.get("/{id}", response_model=None, responses={200: {"model": LimitAnswer}, **problems(400, 401, 403, 404)})
     async def get_limit(id: str, principal: caller) -> dict[str, Any]:  # noqa: A002 - one name in every path
         """Get a limit, and how much of it is taken."""
-        return shown(await limits.get(principal, checked_id(id, "Limit")))
+        return await shown(await limits.get(principal, checked_id(id, "Limit")))
 
     @routes.put(
         "/{id}", response_model=None, responses={200: {"model": LimitAnswer}, **problems(400, 401, 403, 404, 409)}
@@ -161,7 +163,7 @@ def router(limits: Limits, tokens: Tokens) -> APIRouter:
         given = changes(body, nullable=_NULLABLE)
         if body.budget is not None:
             given["budget"] = body.budget.budget
-        return shown(await limits.change(principal, checked_id(id, "Limit"), given))
+        return await shown(await limits.change(principal, checked_id(id, "Limit"), given))
 
     @routes.delete(
         "/{id}", response_model=None, responses={200: {"model": Deleted}, **problems(400, 401, 403, 404, 409)}

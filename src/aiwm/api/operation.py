@@ -24,7 +24,7 @@ class Readiness(Answer):
     checks: dict[str, str]
 
 
-def router(checks: Mapping[str, Check], metrics: Callable[[], bytes]) -> APIRouter:
+def router(checks: Mapping[str, Check], metrics: Callable[[], Awaitable[bytes]]) -> APIRouter:
     """`checks` by name: what must hold for the program to take requests. `metrics` gives the text for Prometheus."""
     routes = APIRouter(tags=["operation"])
 
@@ -46,6 +46,6 @@ def router(checks: Mapping[str, Check], metrics: Callable[[], bytes]) -> APIRout
     @routes.get("/metrics", response_class=PlainTextResponse)
     async def read_metrics() -> Response:
         """For Prometheus: sums over all tenants, by provider."""
-        return Response(metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(await metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return routes

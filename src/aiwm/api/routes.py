@@ -16,7 +16,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from fastapi import APIRouter
 
@@ -44,7 +44,7 @@ def api_routes(
     audit_log: AuditStore,
     tokens: Tokens,
     checks: Mapping[str, operation.Check],
-    metrics: Callable[[], bytes],
+    metrics: Callable[[], Awaitable[bytes]],
     draining: Callable[[], bool],
     public_url: str,
     clock: Clock,

@@ -41,13 +41,16 @@ def serve(
         bool,
         typer.Option("--demo", help="Also start the simulated provider, with a running deployment for each dialect."),
     ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Processes that serve; default AIWM_WORKERS, which is 1.")
+    ] = None,
 ) -> None:
     """Start AIWM (port 3003) and its identity service (port 3000)."""
     # What is loaded and made at start stays: looking through it for garbage is a tenth of the time. `serve` enables it.
     gc.disable()
     from aiwm.cli.serve import serve as run
 
-    run(demo=demo)
+    raise typer.Exit(run(demo=demo, workers=workers))
 
 
 @app.command()

@@ -7,61 +7,34 @@ import gc
 import os
 import socket
 import sys
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 
-import uvloop
-
-from aiwm import __version__, logs
-from aiwm.app import Program, running
-from aiwm.cli.demo import Demo, curl_line, prepare
-from aiwm.identity.keys import ADMIN_PASSWORD
-from aiwm.server import Server, bound
+from aiwm import logs
+from aiwm.listeners import bound
 from aiwm.settings import Settings
-from aiwm.web.asgi import Asgi
-from aiwm.web.call import Application
 
 
-def serve(*, demo: bool) -> None:
+def serve(*, demo: bool, workers: int | None = None) -> int:
+    """The exit code. More than one worker are processes of their own, and this one their parent."""
     settings = Settings.from_env(os.environ)
-    if not settings.log_format:
-        settings = settings.model_copy(update={"log_format": "console" if sys.stderr.isatty() else "json"})
-    logs.configure(level=settings.log_level, as_json=settings.log_format == "json")
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, demo=demo))
-
-
-async def _serve(settings: Settings, *, demo: bool) -> None:
+    workers = workers or settings.workers
+    logs.configure(level=settings.log_level, as_json=settings.effective_log_format(sys.stderr) == "json")
     # All ports, before anything is made: one that is taken leaves no trace.
     with bound(_addresses(settings, demo=demo)) as listeners:
-        await _serve_on(listeners, settings, demo=demo)
+        if workers > 1:
+            return _parent(listeners, workers, demo=demo)
+        from aiwm.cli.worker import work
+
+        work(settings, listeners, demo=demo)
+        return 0
 
 
-async def _serve_on(listeners: Mapping[str, socket.socket], settings: Settings, *, demo: bool) -> None:
-    ports: dict[str, int] = {name: listener.getsockname()[1] for name, listener in listeners.items()}
-    settings = settings.model_copy(update={"port": ports["gateway"]})
-    applications: dict[int, Application] = {}
-    server = Server(applications, drain_seconds=settings.drain_seconds)
-    async with running(
-        settings,
-        variable=os.environ.get,
-        draining=lambda: server.draining,
-        interrupted=lambda: server.interrupted,
-        # Only the demo's own provider, on its one port: other programs on this machine stay out of reach.
-        upstreams=(f"127.0.0.1:{ports['simulator']}",) if demo else (),
-    ) as program:
-        applications[ports["gateway"]] = program.gateway
-        if program.identity is not None and "identity" in ports:
-            applications[ports["identity"]] = program.identity
-        prepared = None
-        if demo:
-            from aiwm.simulator.app import Simulator
+def _parent(listeners: Mapping[str, socket.socket], workers: int, *, demo: bool) -> int:
+    gc.enable()
+    from aiwm.workers.parent import Parent
 
-            applications[ports["simulator"]] = Asgi(Simulator())
-            prepared = await prepare(program, f"http://127.0.0.1:{ports['simulator']}")
-        _greet(settings, ports, program, prepared)
-        settling = asyncio.create_task(_settle_memory(program.whole))
-        await server.run_on(list(listeners.values()))
-        settling.cancel()
+    with asyncio.Runner() as runner:
+        return runner.run(Parent(listeners, workers=workers, module="aiwm.cli.worker", demo=demo).run())
 
 
 def _addresses(settings: Settings, *, demo: bool) -> dict[str, tuple[str, int, str]]:
@@ -71,31 +44,3 @@ def _addresses(settings: Settings, *, demo: bool) -> dict[str, tuple[str, int, s
     if demo:
         addresses["simulator"] = ("127.0.0.1", settings.simulator_port, "AIWM_SIMULATOR_PORT")
     return addresses
-
-
-async def _settle_memory(whole: Awaitable[None]) -> None:
-    """What was made at start lives as long as the program: the collector need not look at it again and again."""
-    await whole
-    gc.collect()
-    gc.freeze()
-    gc.enable()
-
-
-def _greet(settings: Settings, ports: Mapping[str, int], program: Program, demo: Demo | None) -> None:
-    """What a person who started it wants to know. Passwords and tokens are shown here and nowhere else."""
-    url = settings.effective_public_url
-    lines = [f"AIWM {__version__}", "", f"  AIWM       {url}   (API page: {url}/docs)"]
-    if "identity" in ports:
-        lines.append(f"  Identity   {settings.at_port(ports['identity'])}")
-    lines.append(f"  Data       {settings.data_dir}")
-    if program.admin_password is not None:
-        lines += [
-            "",
-            f"  First user: admin, password {program.admin_password}",
-            f"  (kept in {settings.data_dir / ADMIN_PASSWORD}; change it with POST /auth/change-password)",
-        ]
-    if demo is not None:
-        lines += ["", "  Simulated provider: a deployment for each dialect runs. Paste one of these:"]
-        for dialect, deployment in demo.deployments:
-            lines += ["", f"  # {dialect.name}", f"  {curl_line(url, demo, dialect, deployment)}"]
-    print("\n".join([*lines, "", "  Ctrl-C stops it.", ""]), flush=True)

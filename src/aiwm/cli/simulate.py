@@ -7,7 +7,8 @@ import os
 
 import uvloop
 
-from aiwm.server import Server, bind
+from aiwm.listeners import bind
+from aiwm.server import Server
 from aiwm.settings import Settings
 from aiwm.simulator.app import Simulator
 from aiwm.web.asgi import Asgi

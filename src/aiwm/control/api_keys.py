@@ -90,13 +90,13 @@ class ApiKeys:
         return key, secret
 
     async def revoke(self, principal: Principal, key_id: str) -> int:
-        """At once in this process, and within a second in others; answers the time of it."""
+        """At once on this machine, and within a second on others; answers the time of it."""
         key = await self.get(principal, key_id)
         at = max(self._clock(), key.updated_at + 1)
         told = entry(principal, "revoke", before=key, at=at)
         if not await self._store.revoke(key, by=principal.user_id, at=at, entry=told):
             raise NotFound(f"API key with ID {key_id} not found")
-        self._revocations.revoke([key_id])
+        await self._revocations.end([key_id])
         return at
 
     async def watch_uses(self, *, every_seconds: float = USES_SECONDS) -> None:

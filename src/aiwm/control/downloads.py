@@ -31,7 +31,18 @@ _log = structlog.get_logger(__name__)
 class Downloads:
     """`at_once` limits how many come from the hub at the same time; 0: none do, models stay queued."""
 
-    def __init__(self, *, store: ModelStore, hub: Hub, folders: Folders, at_once: int, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        store: ModelStore,
+        hub: Hub,
+        folders: Folders,
+        at_once: int,
+        clock: Clock,
+        elsewhere: Callable[[Place], None] | None = None,
+    ) -> None:
+        """With `elsewhere` another process fetches what it is told of, and this one nothing."""
+        self._elsewhere = elsewhere
         self._store = store
         self._hub = hub
         self._folders = folders
@@ -52,7 +63,7 @@ class Downloads:
 
     async def watch(self, *, every_seconds: float = 5.0) -> None:
         """Begins what models wait for and nobody here fetches: what an AIWM that died left, or another one took in."""
-        while True:
+        while self._elsewhere is None:
             with suppress(Unavailable):
                 for place in await self._store.waited_for():
                     if place not in self._tasks:
@@ -61,6 +72,9 @@ class Downloads:
 
     def begin(self, place: Place) -> None:
         """A model waits for these files from now on; the caller has written that before."""
+        if self._elsewhere is not None:
+            self._elsewhere(place)
+            return
         if place in self._tasks:
             # It may be about to end because the last one that waited has gone.
             self._asked_again.add(place)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import math
 import os
 import time
 from collections import defaultdict
@@ -24,7 +25,7 @@ import structlog
 
 from aiwm.control.nodes import Nodes
 from aiwm.control.takeover import Takeover
-from aiwm.control.targets import Targets
+from aiwm.control.targets import EngineAt, Targets
 from aiwm.domain.deployments import WANTED, Deployment, DeploymentStatus
 from aiwm.domain.models import Model
 from aiwm.domain.times import Clock
@@ -38,6 +39,7 @@ from aiwm.errors import Invalid, Unavailable
 from aiwm.store.deployments import DeploymentStore
 from aiwm.store.models import ModelStore
 from aiwm.targets import Hosted, Target
+from aiwm.wire.origins import Origin
 
 _SWEEP_SECONDS = 5.0
 """How often rows are looked for that no owner was told of."""
@@ -55,6 +57,20 @@ class Hosting(Protocol):
 
     def log(self, deployment_id: str, *, last: int, until: Callable[[], bool]) -> AsyncGenerator[bytes, None]:
         """The last lines of its engines, then what they write, `until` says that it is enough."""
+
+
+class Elsewhere:
+    """Other processes that serve from these engines, too; here: there are none."""
+
+    def ready(self, deployment_id: str, engines: Sequence[EngineAt]) -> None:
+        """These and no others get requests from now on."""
+
+    async def left(self, deployment_id: str, address: Origin | None) -> None:
+        """Returns when none of them has a request with this engine, or any, that is not ready any more."""
+
+    async def idle_seconds(self, deployment_id: str) -> float:  # noqa: ARG002 - nobody is asked
+        """How long none of them has had anything to do with it. Raises Unavailable."""
+        return math.inf
 
 
 class Engines:
@@ -76,7 +92,9 @@ class Engines:
         stops_at_end: Callable[[], bool],
         clock: Clock,
         pauses: Sequence[float] = PAUSES,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
+        self.elsewhere = elsewhere or Elsewhere()
         self.stops_at_end = stops_at_end
         self.deployments = deployments
         self.models = models
@@ -101,6 +119,11 @@ class Engines:
             self._own(deployment_id, ())
         else:
             owner.look_again()
+
+    def tell_all(self) -> None:
+        """Somebody is new elsewhere, and knows no engine."""
+        for owner in self._owners.values():
+            owner.publish()
 
     def wake(self, deployment_id: str) -> None:
         """A request waits for its engines."""
@@ -270,7 +293,7 @@ class _Owner:
         except Invalid as error:
             await self._give_up(row, str(error))
             return 0
-        self._publish()
+        self.publish()
         pause = await self._tell(self._plan)
         return until_idle if pause is None else pause
 
@@ -333,26 +356,25 @@ class _Owner:
 
     def _changed(self) -> None:
         """A replica's state: requests must not wait for the database to be told."""
-        self._publish()
+        self.publish()
         self._news.set()
 
-    def _publish(self) -> None:
+    def publish(self) -> None:
         if self._hosted is None or self._plan is None:
             return
         ready = [replica for replica in self._replicas if replica.state is State.READY and not self._asleep]
-        engines = [replica.engine for replica in ready if replica.engine is not None]
-        self._hosted.ready([self._target(self._plan, engine) for engine in engines])
+        engines = [_at(self._plan, replica.engine) for replica in ready if replica.engine is not None]
+        self._hosted.ready([self._target(self._plan, at) for at in engines])
+        self._house.elsewhere.ready(self._id, engines)
 
-    def _target(self, plan: _Plan, engine: Engine) -> Target:
-        return self._house.targets.engine(
-            plan.row,
-            plan.model,
-            provider=plan.kind.provider,
-            name=model_name(plan.kind, plan.model),
-            url=engine.address,
-            key=engine.key,
-            paths=plan.kind.paths,
-        )
+    def _target(self, plan: _Plan, at: EngineAt) -> Target:
+        return self._house.targets.engine(plan.row, plan.model, at)
+
+    async def _left(self, hosted: Hosted, address: Origin | None = None) -> None:
+        """Until the time for it is over."""
+        with suppress(TimeoutError, Unavailable):
+            async with asyncio.timeout(self._house.drain_seconds):
+                await asyncio.gather(hosted.left(address), self._house.elsewhere.left(self._id, address))
 
     def _fill(self, plan: _Plan) -> None:
         """Starts what is missing, and retires what is out of date once something else serves in its place."""
@@ -393,7 +415,7 @@ class _Owner:
         return replica.slot < len(plan.specs) and replica.fingerprint == plan.specs[replica.slot].fingerprint
 
     def _retire(self, replicas: Iterable[Replica]) -> None:
-        """They get no more requests from the next `_publish` on, finish those they have, and stop."""
+        """They get no more requests from the next `publish` on, finish those they have, and stop."""
         for replica in list(replicas):
             self._replicas.remove(replica)
             task = asyncio.create_task(self._retired(replica))
@@ -416,10 +438,8 @@ class _Owner:
     async def _retired(self, replica: Replica) -> None:
         try:
             if self._hosted is not None and self._plan is not None and replica.engine is not None:
-                origin = self._target(self._plan, replica.engine).base.origin
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(self._house.drain_seconds):
-                        await self._hosted.left(origin)
+                origin = self._target(self._plan, _at(self._plan, replica.engine)).base.origin
+                await self._left(self._hosted, origin)
         finally:
             await replica.stop()
 
@@ -431,11 +451,14 @@ class _Owner:
             return None
         if self._asleep or not any(replica.state is State.READY for replica in self._replicas):
             return None
-        left = hosted.used_at + limit - time.monotonic()
-        if hosted.busy or left > 0:
-            return max(left, _TRY_AGAIN_SECONDS)
+        idle = 0 if hosted.busy else time.monotonic() - hosted.used_at
+        if idle >= limit:
+            idle = min(idle, await self._house.elsewhere.idle_seconds(self._id))
+        if idle < limit:
+            return max(limit - idle, _TRY_AGAIN_SECONDS)
         self._asleep = True
-        self._publish()  # From here on a request waits, and wakes it.
+        self.publish()  # From here on a request waits, and wakes it.
+        await self._left(hosted)
         replicas, self._replicas = self._replicas, []
         await asyncio.gather(*(replica.stop() for replica in replicas))
         return None
@@ -468,9 +491,8 @@ class _Owner:
         hosted = self._hosted
         if hosted is not None:
             hosted.ready(())
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._house.drain_seconds):
-                    await hosted.left()
+            self._house.elsewhere.ready(self._id, ())
+            await self._left(hosted)
 
     async def _stop_all(self) -> None:
         replicas, self._replicas = self._replicas, []
@@ -498,6 +520,10 @@ _SECONDS = 10.0
 def repository_name(model: Model) -> str:
     """The last word of where the model is from."""
     return PurePosixPath((model.repository or model.name).partition("@")[0]).name or model.name
+
+
+def _at(plan: _Plan, engine: Engine) -> EngineAt:
+    return EngineAt(plan.kind.provider, model_name(plan.kind, plan.model), engine.address, engine.key, plan.kind.paths)
 
 
 def model_name(kind: EngineKind, model: Model) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -23,6 +23,13 @@ _READ_SECONDS: Final = 15
 """How often limits and what was spent are read again: other programs change them, too, and prices are made anew."""
 
 
+Announce = Callable[[str, str], Awaitable[None]]
+
+
+async def _to_nobody(_org_id: str, _limit_id: str) -> None:
+    """One process has nobody to tell."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewLimit:
     subject: Subject
@@ -36,7 +43,8 @@ class Limits:
     """Owners only, and only in the organization they act in: every other limit is not found.
 
     Rows come into the ledger, and budgets to the gate, one after the other: so each row is either in the sum that a
-    budget begins with, or told to the gate, and never both.
+    budget begins with, or told to the gate, and never both. All workers take these turns together; each knows by
+    itself who falls under which limit, and what is taken is counted for all.
     """
 
     def __init__(
@@ -46,13 +54,22 @@ class Limits:
         limiter: Limiter,
         add: Callable[[Sequence[UsageRow]], Awaitable[Sequence[UsageRow]]],
         clock: Clock,
+        turn: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
+        announce: Announce = _to_nobody,
     ) -> None:
-        """`add` adds rows to the ledger and answers them with their costs."""
+        """`add` adds rows to the ledger and answers them with their costs.
+
+        `turn` is had by one at a time, in all workers; `announce` tells them of a limit (its organization and id), and
+        returns when they know who falls under it.
+        """
         self._store = store
         self._limiter = limiter
         self._add = add
         self._clock = clock
-        self._turn = asyncio.Lock()
+        own_turn = asyncio.Lock()
+        self._turn = turn or (lambda: own_turn)
+        self._announce = announce
+        self._reading = asyncio.Lock()
 
     # -- verbs
 
@@ -67,8 +84,8 @@ class Limits:
             raise NotFound(f"Limit with ID {limit_id} not found")
         return limit
 
-    def standing(self, limit: Limit) -> Standing:
-        return self._limiter.standing(limit)
+    async def standing(self, limit: Limit) -> Standing:
+        return await self._limiter.standing(limit)
 
     async def create(self, principal: Principal, new: NewLimit) -> Limit:
         principal.require(Role.OWNER)
@@ -119,51 +136,70 @@ class Limits:
 
     async def load(self) -> None:
         """All of them, as they are now. Raises Unavailable."""
-        async with self._turn:
+        async with self._turn():
             await self._read()
 
     async def saved(self, rows: Sequence[UsageRow]) -> None:
         """Adds rows of this process to the ledger. Raises Unavailable."""
-        async with self._turn:
+        async with self._turn():
             self._limiter.saved(await self._add(rows))
 
     async def recovered(self, rows: Sequence[UsageRow]) -> None:
         """Adds rows of processes that died. The ledger may have some of them: its sums are read anew."""
-        async with self._turn:
+        async with self._turn():
             await self._add(rows)
             await self._read()
 
-    async def watch(self, *, every_seconds: float = _READ_SECONDS) -> None:
-        """Loads them again and again, until cancelled."""
+    async def watch(self, *, counts: bool = True, every_seconds: float = _READ_SECONDS) -> None:
+        """Loads them again and again, until cancelled; without `counts` only who falls under them."""
         while True:
             await asyncio.sleep(every_seconds)
             with suppress(Unavailable):
-                await self.load()
+                await (self.load() if counts else self.learn())
 
     async def _read(self) -> None:
-        found = await self._store.all()
-        self._limiter.keep(limit.id for limit in found)
+        found = await self.learn()
+        self._limiter.counts.keep([limit.id for limit in found])
         for limit in found:
             await self._put(limit)
 
+    async def learn(self) -> Sequence[Limit]:
+        """Who falls under which limit, and no more than that."""
+        async with self._reading:
+            found = await self._store.all()
+            self._limiter.know_all(found)
+        return found
+
+    async def reload(self, org_id: str, limit_id: str) -> None:
+        """Of one limit, who falls under it."""
+        # Reading the row and telling the gate is one step: else an older row could overtake a newer one.
+        async with self._reading:
+            limit = await self._store.get(org_id, limit_id)
+            if limit is None:
+                self._limiter.forget(org_id, limit_id)
+            else:
+                self._limiter.know(limit)
+
     async def _changed(self, limit: Limit) -> None:
-        """Reading the row and telling the gate is one step: else an older row could overtake a newer one."""
-        async with self._turn:
+        """First all know who falls under it, then it is counted: what comes in between is in the ledger's sum."""
+        await asyncio.gather(self.reload(limit.org_id, limit.id), self._announce(limit.org_id, limit.id))
+        async with self._turn():
             now = await self._store.get(limit.org_id, limit.id)
             if now is None:
-                self._limiter.remove(limit)
+                self._limiter.counts.remove(limit.id)
             else:
                 await self._put(now)
 
     async def _put(self, limit: Limit) -> None:
         """What was spent is known before anybody can spend by it."""
+        counts = self._limiter.counts
         if limit.budget is None:
-            self._limiter.put(limit)
+            counts.put(limit)
             return
         begin = limit.budget.per.begin(self._clock())
         spent = await self._store.spent(limit, begin)
-        self._limiter.put(limit)
-        self._limiter.spent(limit, begin, spent)
+        counts.put(limit)
+        counts.spent(limit.id, begin, spent)
 
 
 def _lost(limit: Limit) -> Conflict:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,9 @@ class Nodes:
         path: str,
         cluster: RayDriver | None,
         clock: Clock,
+        placing: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
     ) -> None:
+        """`placing` is held by one at a time, in all processes that place on this machine."""
         self._store = store
         self._resources = resources
         self._deployments = deployments
@@ -88,26 +90,33 @@ class Nodes:
             created_at=now,
         )
         """This machine."""
-        self.placing = asyncio.Lock()
+        own_placing = asyncio.Lock()
+        self._placing = placing or (lambda: own_placing)
+
+    @property
+    def placing(self) -> AbstractAsyncContextManager[Any]:
         """Held from looking for a place until it is written down who has it."""
+        return self._placing()
 
     async def enroll(self) -> None:
         await self._store.save(self.here)
 
-    async def watch(self) -> None:
-        """Keeps the readings fresh, until cancelled."""
+    async def watch(self, *, reports: bool = True) -> None:
+        """Keeps the readings fresh, until cancelled, and `reports` them to others."""
         while True:
             await asyncio.sleep(READING_SECONDS)
             readings = await asyncio.to_thread(machine.readings, self._folder)
             self.here = replace(self.here, readings=readings, seen_at=self._clock())
             try:
-                if self._store.is_shared or len(await self._store.seen()) > 1:  # Else nobody asks for them.
+                if reports and (
+                    self._store.is_shared or len(await self._store.seen()) > 1
+                ):  # Else nobody asks for them.
                     await self._store.save(self.here)
             except Unavailable:
                 _log.warning("the database is away: this machine's readings are not written")
 
-    async def watch_cluster(self) -> None:
-        """Keeps what Ray says of its nodes, until cancelled."""
+    async def watch_cluster(self, *, reports: bool = True) -> None:
+        """Keeps what Ray says of its nodes, until cancelled, and `reports` it to others."""
         while self._cluster is not None:
             try:
                 told = await self._cluster.nodes()
@@ -115,10 +124,10 @@ class Nodes:
                 _log.warning("the cluster can't be seen", reason=str(error))
                 told = []
             with suppress(Unavailable):
-                await self._take_cluster(told)
+                await self._take_cluster(told, reports=reports)
             await asyncio.sleep(READING_SECONDS)
 
-    async def _take_cluster(self, told: Sequence[RayNode]) -> None:
+    async def _take_cluster(self, told: Sequence[RayNode], *, reports: bool) -> None:
         """Whom Ray does not name any more is offline, too."""
         now, seen = self._clock(), set()
         for each in told:
@@ -136,12 +145,13 @@ class Nodes:
                 created_at=now if before is None else before[0].created_at,
             )
             self._of_cluster[each.id] = node, each.address
-            if before is None or before[0].status is not status or self._store.is_shared:
+            if reports and (before is None or before[0].status is not status or self._store.is_shared):
                 await self._store.save(node if each.alive else replace(node, seen_at=0))
         for id_, (node, address) in self._of_cluster.items():
             if id_ not in seen and node.status is NodeStatus.ONLINE:
                 self._of_cluster[id_] = replace(node, status=NodeStatus.OFFLINE), address
-                await self._store.save(replace(node, seen_at=0))
+                if reports:
+                    await self._store.save(replace(node, seen_at=0))
 
     async def seen(self) -> Mapping[str, tuple[str, int]]:
         """Of each machine its name, and when it reported last by its own clock."""

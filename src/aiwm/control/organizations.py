@@ -68,7 +68,7 @@ class Organizations:
             raise Conflict(f'Cannot delete organization "{before.name}". You belong to it yourself.')
         at = self._after(before)
         told = entry(principal, "delete", before=before, at=at)
-        self._revocations.revoke(await self._store.delete(before, by=principal.user_id, at=at, entry=told))
+        await self._revocations.end(await self._store.delete(before, by=principal.user_id, at=at, entry=told))
         return at
 
     def _after(self, before: Organization) -> int:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -19,10 +23,30 @@ from aiwm.store.deployments import DeploymentStore
 from aiwm.store.models import ModelStore
 from aiwm.targets import Entry, Hosted, Resting, Target, TargetTable, not_running
 from aiwm.wire.masking import Secrets
-from aiwm.wire.origins import Timeouts
+from aiwm.wire.origins import Origin, Timeouts
 from aiwm.wire.urls import BaseUrl, base_url
 
 _log = structlog.get_logger(__name__)
+
+
+Announce = Callable[[str, str], Awaitable[None]]
+"""Tells processes that serve the same ports what has changed, and its id; returns when they go by it."""
+
+
+async def _to_nobody(_what: str, _id: str) -> None:
+    """One process has nobody to tell."""
+
+
+class EngineAt(NamedTuple):
+    """An engine that takes requests, as workers tell each other of it."""
+
+    provider: str
+    name: str
+    """What it calls its model."""
+    url: str
+    key: str
+    paths: Sequence[str]
+    """How the paths begin that callers may ask for."""
 
 
 class Targets:
@@ -41,8 +65,10 @@ class Targets:
         most_waiting: int,
         wake: Callable[[str], None],
         here: str,
+        announce: Announce = _to_nobody,
     ) -> None:
         """`wake` is called with a deployment's id when a request waits for its engines; `here` is this machine's id."""
+        self._announce = announce
         self._here = here
         self._table = table
         self._models = models
@@ -54,23 +80,36 @@ class Targets:
         self._most_waiting = most_waiting
         self._wake = wake
         self._hosted: dict[str, Hosted] = {}
+        self._ended: WeakValueDictionary[str, Hosted] = WeakValueDictionary()
+        """Those that take no requests any more, as long as some still have one."""
+        self._engines: dict[str, Sequence[EngineAt]] = {}
+        """Where another worker looks after the engines: what it has told of them."""
         # Reading a row and putting it into the table is one step: else an older row could overtake a newer one.
         self._turn = asyncio.Lock()
 
     async def load(self) -> None:
         """All of them, at start. Targets are made later: opening ten thousand keys takes a second."""
-        models = {model.id: model for model in await self._models.all()}
-        entries: dict[str, Entry] = {}
-        unmade: dict[str, Callable[[], Entry]] = {}
-        for deployment in await self._deployments.all():
-            model = models.get(deployment.model_id)
-            if deployment.is_hosted or deployment.status is not DeploymentStatus.RUNNING:
-                entries[deployment.id] = self._entry(deployment, model)
-            else:
-                unmade[deployment.id] = partial(self._entry, deployment, model)
-        self._table.replace(entries, unmade)
+        async with self._turn:
+            models = {model.id: model for model in await self._models.all()}
+            entries: dict[str, Entry] = {}
+            unmade: dict[str, Callable[[], Entry]] = {}
+            for deployment in await self._deployments.all():
+                model = models.get(deployment.model_id)
+                if deployment.is_hosted or deployment.status is not DeploymentStatus.RUNNING:
+                    entries[deployment.id] = self._entry(deployment, model)
+                else:
+                    unmade[deployment.id] = partial(self._entry, deployment, model)
+            self._table.replace(entries, unmade)
 
     async def deployment_changed(self, deployment_id: str) -> None:
+        """Returns when it is true everywhere on this machine. So does `model_changed`."""
+        await asyncio.gather(self.reload_deployment(deployment_id), self._announce("deployment", deployment_id))
+
+    async def model_changed(self, model_id: str) -> None:
+        await asyncio.gather(self.reload_model(model_id), self._announce("model", model_id))
+
+    async def reload_deployment(self, deployment_id: str) -> None:
+        """In this process."""
         async with self._turn:
             deployment = await self._deployments.by_id(deployment_id)
             if deployment is None:
@@ -80,7 +119,7 @@ class Targets:
             model = await self._models.by_id(deployment.model_id)
             self._table.put([(deployment_id, self._entry(deployment, model))])
 
-    async def model_changed(self, model_id: str) -> None:
+    async def reload_model(self, model_id: str) -> None:
         async with self._turn:
             model = await self._models.by_id(model_id)
             deployments = await self._deployments.of_model(model_id)
@@ -98,33 +137,51 @@ class Targets:
             )
         return found
 
-    def engine(
-        self,
-        deployment: Deployment,
-        model: Model,
-        *,
-        provider: str,
-        name: str,
-        url: str,
-        key: str,
-        paths: Sequence[str],
-    ) -> Target:
-        """An engine of ours that calls its model `name`, and shows callers what is below `paths`."""
-        base = base_url(url)
+    def engine(self, deployment: Deployment, model: Model, at: EngineAt) -> Target:
+        base = base_url(at.url)
         target = self._target_at(
             deployment,
             model,
-            provider=registry.provider(provider),
+            provider=registry.provider(at.provider),
             base=replace(base, origin=base.origin._replace(ours=True)),
-            identifier=name,
-            config={KEY_FIELDS[0]: key},
+            identifier=at.name,
+            config={KEY_FIELDS[0]: at.key},
         )
-        return replace(target, paths=tuple(path.encode() for path in paths))
+        return replace(target, paths=tuple(path.encode() for path in at.paths))
+
+    # -- where another worker looks after the engines
+
+    async def engines_ready(self, deployment_id: str, engines: Sequence[EngineAt]) -> None:
+        """These and no others get requests from now on."""
+        self._engines[deployment_id] = engines
+        async with self._turn:
+            deployment = await self._deployments.by_id(deployment_id)
+            model = None if deployment is None else await self._models.by_id(deployment.model_id)
+            if deployment is None or model is None or not isinstance(self._entry(deployment, model), Hosted):
+                del self._engines[deployment_id]
+                return
+            hosted = self.hosted(deployment)
+            hosted.ready([self.engine(deployment, model, at) for at in self._engines[deployment_id]])
+            self._table.put([(deployment_id, hosted)])
+
+    async def left(self, deployment_id: str, address: Origin | None = None) -> None:
+        """Returns when no request of this process is with this engine, or any, that is not ready any more."""
+        for hosted in (self._hosted.get(deployment_id), self._ended.get(deployment_id)):
+            if hosted is not None:
+                await hosted.left(address)
+
+    def idle_seconds(self, deployment_id: str) -> float:
+        """How long this process has had nothing to do with it."""
+        hosted = self._hosted.get(deployment_id)
+        if hosted is None:
+            return math.inf
+        return 0 if hosted.busy else time.monotonic() - hosted.used_at
 
     def _rest(self, deployment_id: str, error: AiwmError) -> None:
         hosted = self._hosted.pop(deployment_id, None)
         if hosted is not None:
             hosted.rests(error)
+            self._ended[deployment_id] = hosted
 
     def _entry(self, deployment: Deployment, model: Model | None) -> Entry:
         if model is not None and deployment.is_hosted and deployment.status in WANTED:

@@ -130,7 +130,7 @@ class Users:
         after = replace(before, **changes, updated_by=principal.user_id, updated_at=self._after(before))
         differing = {name for name in _ENDING_SESSIONS & given.keys() if _differs(before, after, name)}
         told = entry(principal, "change", before=before, after=after, at=after.updated_at)
-        self._revocations.revoke(await self._store.change(before, after, end_sessions=bool(differing), entry=told))
+        await self._revocations.end(await self._store.change(before, after, end_sessions=bool(differing), entry=told))
         return after
 
     async def delete(self, principal: Principal, user_id: str) -> int:
@@ -138,7 +138,7 @@ class Users:
         before = await self._governed(principal, user_id)
         at = self._after(before)
         told = entry(principal, "delete", before=before, at=at)
-        self._revocations.revoke(await self._store.delete(before, by=principal.user_id, at=at, entry=told))
+        await self._revocations.end(await self._store.delete(before, by=principal.user_id, at=at, entry=told))
         return at
 
     async def _governed(self, principal: Principal, user_id: str) -> User:

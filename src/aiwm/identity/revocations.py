@@ -7,7 +7,8 @@ password change could not be told from one before it.
 
 The store is the truth. Each process keeps what was revoked lately in memory and asks the store for news
 every half second, so that every process on one database knows within a second. What a process revokes
-itself applies at once. Tokens of another IAM name no session here: they live until they expire.
+itself applies at once, in its siblings too: they are told before the caller is. Tokens of another IAM name no
+session here: they live until they expire.
 """
 
 from __future__ import annotations
@@ -34,9 +35,18 @@ _OVERLAP_MS: Final = 60_000
 """Read again each time: clocks of two machines differ, and a row is seen only after its transaction's end."""
 
 
+Announce = Callable[[Collection[str]], Awaitable[None]]
+"""Tells processes that serve the same ports; returns when they know."""
+
+
+async def _to_nobody(_: Collection[str]) -> None:
+    """One process has nobody to tell."""
+
+
 class Revocations:
-    def __init__(self, *, keep_seconds: int, clock: Clock) -> None:
+    def __init__(self, *, keep_seconds: int, clock: Clock, announce: Announce = _to_nobody) -> None:
         """`keep_seconds` is the longest that an access token can live."""
+        self._announce = announce
         self._keep_ms = keep_seconds * 1000 + _OVERLAP_MS
         self._clock = clock
         self._revoked_at: dict[str, int] = {}
@@ -50,7 +60,14 @@ class Revocations:
         """`listener` is called with sessions newly revoked, before the revoking call returns."""
         self._listeners.append(listener)
 
+    async def end(self, sessions: Collection[str]) -> None:
+        """Revokes them wherever their tokens could be shown."""
+        self.revoke(sessions)
+        if sessions:
+            await self._announce(sessions)
+
     def revoke(self, sessions: Iterable[str]) -> None:
+        """In this process."""
         now = self._clock()
         self._add([(session, now) for session in sessions])
 

@@ -221,12 +221,12 @@ async def recover(folder: Path, save: Save) -> int:
     return len(last_words)
 
 
-async def watch(folder: Path, save: Save, *, every_seconds: float = 5.0) -> None:
+async def watch(recovered: Callable[[], Awaitable[object]], *, every_seconds: float = 5.0) -> None:
     """Recovers what other processes leave when they die, until cancelled. A ledger that is away is tried again."""
     while True:
         await asyncio.sleep(every_seconds)
         try:
-            await recover(folder, save)
+            await recovered()
         except Unavailable:
             continue
         except Exception:  # noqa: BLE001 - the files are still there

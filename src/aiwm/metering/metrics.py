@@ -7,7 +7,8 @@ its token does. They are put into the library's words when somebody asks.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Metric, generate_latest
@@ -15,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from aiwm.domain.usage import UsageRow
+from aiwm.metering.tallies import Tally, added
 
 _BOUNDS = (50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 120_000, 300_000, 600_000)
 """Milliseconds; the last bucket is what took longer."""
@@ -36,8 +38,19 @@ class _Provider:
         self.total = [0] * len(_LABELS)
         self.total_ms = 0
 
+    def tally(self) -> Tally:
+        return {
+            "requests": {f"{status or 'none'} {end}": count for (status, end), count in self.requests.items()},
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "first_byte": self.first_byte,
+            "first_byte_ms": self.first_byte_ms,
+            "total": self.total,
+            "total_ms": self.total_ms,
+        }
 
-class Metrics(Collector):
+
+class Metrics:
     def __init__(
         self,
         *,
@@ -53,8 +66,6 @@ class Metrics(Collector):
         self._failing = failing
         self._refused = refused
         self._providers: dict[str, _Provider] = {}
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
 
     def observe(self, row: UsageRow) -> None:
         numbers = self._providers.get(row.provider) or self._provider(row.provider)
@@ -68,11 +79,37 @@ class Metrics(Collector):
             numbers.first_byte[bisect_left(_BOUNDS, row.first_byte_ms)] += 1
             numbers.first_byte_ms += row.first_byte_ms
 
-    def exposition(self) -> bytes:
-        """The text format of Prometheus, version 0.0.4."""
-        return generate_latest(self._registry)
+    def tally(self) -> Tally:
+        """What is counted here, for another process to show it with its own."""
+        return {
+            "counters": {
+                "providers": {name: numbers.tally() for name, numbers in self._providers.items()},
+                "refused": {" ".join(labels): count for labels, count in self._refused().items()},
+            },
+            "waiting": self._waiting(),
+            "failing": int(self._failing()),
+        }
+
+    def exposition(self, others: Sequence[Tally] = ()) -> bytes:
+        """The text format of Prometheus, version 0.0.4: sums of this process and `others`."""
+        registry = CollectorRegistry()
+        registry.register(_Sums(reduce(added, others, self.tally())))
+        return generate_latest(registry)
+
+    def _provider(self, name: str) -> _Provider:
+        if len(self._providers) >= _MOST_PROVIDERS:
+            name = "other"
+        return self._providers.setdefault(name, _Provider())
+
+
+class _Sums(Collector):
+    """A tally, in the library's words."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
 
     def collect(self) -> Iterable[Metric]:
+        counters = self._tally["counters"]
         requests = CounterMetricFamily(
             "aiwm_requests", "Requests that reached a provider", labels=["provider", "status", "end"]
         )
@@ -81,32 +118,27 @@ class Metrics(Collector):
             "aiwm_first_byte_seconds", "Until the head of the provider's answer", labels=["provider"]
         )
         total = HistogramMetricFamily("aiwm_request_seconds", "Until the end of the answer", labels=["provider"])
-        for name, numbers in self._providers.items():
-            for (status, end), count in numbers.requests.items():
-                requests.add_metric([name, str(status or "none"), end], count)
-            tokens.add_metric([name, "input"], numbers.input_tokens)
-            tokens.add_metric([name, "output"], numbers.output_tokens)
-            first_byte.add_metric([name], _buckets(numbers.first_byte), numbers.first_byte_ms / 1000)
-            total.add_metric([name], _buckets(numbers.total), numbers.total_ms / 1000)
+        for name, numbers in counters["providers"].items():
+            for labels, count in numbers["requests"].items():
+                requests.add_metric([name, *labels.split(" ", 1)], count)
+            tokens.add_metric([name, "input"], numbers["input_tokens"])
+            tokens.add_metric([name, "output"], numbers["output_tokens"])
+            first_byte.add_metric([name], _buckets(numbers["first_byte"]), numbers["first_byte_ms"] / 1000)
+            total.add_metric([name], _buckets(numbers["total"]), numbers["total_ms"] / 1000)
         refused = CounterMetricFamily(
             "aiwm_refused_requests", "Requests that a limit refused", labels=["subject", "limit"]
         )
-        for labels, count in self._refused().items():
-            refused.add_metric(list(labels), count)
+        for labels, count in counters["refused"].items():
+            refused.add_metric(labels.split(" "), count)
         yield from (requests, tokens, first_byte, total, refused)
         yield GaugeMetricFamily(
-            "aiwm_ledger_waiting_rows", "Rows that are not in the ledger yet", value=self._waiting()
+            "aiwm_ledger_waiting_rows", "Rows that are not in the ledger yet", value=self._tally["waiting"]
         )
         yield GaugeMetricFamily(
             "aiwm_journal_failing",
             "1 while the journal can't be written: requests are refused",
-            value=self._failing(),
+            value=min(1, self._tally["failing"]),
         )
-
-    def _provider(self, name: str) -> _Provider:
-        if len(self._providers) >= _MOST_PROVIDERS:
-            name = "other"
-        return self._providers.setdefault(name, _Provider())
 
 
 def _buckets(counts: list[int]) -> list[tuple[str, float]]:

@@ -46,7 +46,7 @@ class Office:
     async def spent(self) -> set[int]:
         """Under each limit there is."""
         listed = await self.limits.list(OWNER, PageQuery(limit=100))
-        return {self.limits.standing(limit).spent for limit in listed.items}
+        return {(await self.limits.standing(limit)).spent for limit in listed.items}
 
 
 @pytest.fixture
@@ -96,5 +96,5 @@ async def test_what_another_program_changes_is_known_at_the_next_look(database: 
     there = await other.limits.create(OWNER, ORG)
     await other.limits.delete(OWNER, here.id)
     await office.limits.load()
-    assert office.limiter.standing(here).spent == 0
-    assert office.limiter.standing(there).spent == 30
+    assert (await office.limiter.standing(here)).spent == 0
+    assert (await office.limiter.standing(there)).spent == 30

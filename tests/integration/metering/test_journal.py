@@ -283,7 +283,7 @@ async def test_journals_of_the_dead_are_moved_as_soon_as_they_can_be(tmp_path: P
             raise errors.pop()
         moved.set()
 
-    watching = asyncio.create_task(watch(tmp_path, save, every_seconds=0.01))
+    watching = asyncio.create_task(watch(lambda: recover(tmp_path, save), every_seconds=0.01))
     async with asyncio.timeout(PATIENCE):
         await moved.wait()
     watching.cancel()

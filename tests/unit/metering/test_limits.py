@@ -18,7 +18,8 @@ from aiwm.domain.prices import OwnPrices, PriceEntry
 from aiwm.domain.usage import End, Source, Usage, UsageRow
 from aiwm.domain.users import Principal
 from aiwm.errors import TooManyRequests, WrongState
-from aiwm.metering.limits import Limiter, Pass, Window
+from aiwm.metering.counts import Counts, OwnCounts, Window
+from aiwm.metering.limits import Limiter, Pass
 from aiwm.metering.metrics import Metrics
 from aiwm.metering.prices import Prices
 from aiwm.metering.worst_case import Ceilings
@@ -78,7 +79,13 @@ class Door:
 
     def __init__(self, subject: Subject = MAI, **numbers: Any) -> None:
         self.time = Time()
-        self.limiter = Limiter(prices=Prices(_no_prices), ceilings=Ceilings(1000, 100), clock=self.time)
+        self.counts = Counts(self.time)
+        self.limiter = Limiter(
+            prices=Prices(_no_prices),
+            ceilings=Ceilings(1000, 100),
+            clock=self.time,
+            counts=OwnCounts(self.counts),
+        )
         self.limit = Limit(
             id=new_id(),
             org_id="red",
@@ -89,7 +96,15 @@ class Door:
             updated_at=0,
             **numbers,
         )
-        self.limiter.put(self.limit)
+        self.put(self.limit)
+
+    def put(self, limit: Limit) -> None:
+        self.limiter.know(limit)
+        self.counts.put(limit)
+
+    def remove(self, limit: Limit) -> None:
+        self.limiter.forget(limit.org_id, limit.id)
+        self.counts.remove(limit.id)
 
     async def enter(
         self,
@@ -131,7 +146,7 @@ class Door:
     @property
     def money(self) -> tuple[float, float]:
         """In dollars: spent, reserved."""
-        standing = self.limiter.standing(self.limit)
+        standing = self.counts.standing(self.limit.id)
         return standing.spent / DOLLAR, standing.reserved / DOLLAR
 
 
@@ -198,7 +213,7 @@ async def test_tokens_are_counted_as_answers_tell_and_meanwhile_as_is_likely() -
     (await door.enter(max_tokens=60)).leave(door.row(new_id(), 60))
     assert (await door.refused(max_tokens=60))[0] == 61
     assert (await door.refused(max_tokens=20))[0] == 51
-    assert door.limiter.standing(door.limit).tokens == 90
+    assert door.counts.standing(door.limit.id).tokens == 90
 
 
 async def test_a_request_that_asks_for_more_than_a_minute_has_goes_alone() -> None:
@@ -221,7 +236,7 @@ async def test_places_are_given_back_whatever_became_of_the_request() -> None:
     await door.refused()
     for passed in (second, third):
         passed.leave(door.row(new_id()))
-    assert door.limiter.standing(door.limit).concurrent == 0
+    assert door.counts.standing(door.limit.id).concurrent == 0
 
 
 # --- whose requests ------------------------------------------------------------------------------------------
@@ -247,20 +262,20 @@ async def test_what_a_users_key_does_counts_for_the_key_and_the_user() -> None:
 async def test_a_request_takes_of_all_limits_or_of_none() -> None:
     door = Door(ORG, requests_per_minute=5)
     narrow = replace(door.limit, id=new_id(), subject=MAI, requests_per_minute=1)
-    door.limiter.put(narrow)
+    door.put(narrow)
     await door.enter()
     for _ in range(10):
         assert "user mai" in (await door.refused())[1]
-    assert door.limiter.standing(door.limit).requests == 1
+    assert door.counts.standing(door.limit.id).requests == 1
 
 
 async def test_a_changed_limit_goes_on_counting_and_a_removed_one_is_forgotten() -> None:
     door = Door(requests_per_minute=1)
     await door.enter()
-    door.limiter.put(replace(door.limit, requests_per_minute=2))
+    door.put(replace(door.limit, requests_per_minute=2))
     await door.enter()
     await door.refused()
-    door.limiter.remove(door.limit)
+    door.remove(door.limit)
     assert not door.limiter.limits(principal(), TARGET)
     await door.enter()
 
@@ -268,11 +283,12 @@ async def test_a_changed_limit_goes_on_counting_and_a_removed_one_is_forgotten()
 async def test_limits_that_are_not_kept_are_removed() -> None:
     door = Door(requests_per_minute=1)
     other = replace(door.limit, id=new_id())
-    door.limiter.put(other)
-    door.limiter.keep([other.id])
+    door.put(other)
+    door.limiter.know_all([other])
+    door.counts.keep([other.id])
     await door.enter()
-    assert door.limiter.standing(door.limit).requests == 0
-    assert door.limiter.standing(other).requests == 1
+    assert door.counts.standing(door.limit.id).requests == 0
+    assert door.counts.standing(other.id).requests == 1
 
 
 # --- money ---------------------------------------------------------------------------------------------------
@@ -354,7 +370,7 @@ async def test_an_answer_whose_cost_is_not_known_is_taken_for_the_most() -> None
     assert door.money == (0, 8)
     door.saved(row)
     assert door.money == (8, 0)
-    door.limiter.spent(door.limit, Per.DAY.begin(NOON), 0)
+    door.counts.spent(door.limit.id, Per.DAY.begin(NOON), 0)
     assert door.money == (8, 0)
 
 
@@ -367,11 +383,11 @@ async def test_a_refusal_of_the_provider_gives_all_of_it_back() -> None:
 
 async def test_what_was_spent_before_is_told_and_rows_without_a_pass_are_added() -> None:
     door = rich(10)
-    door.limiter.spent(door.limit, Per.DAY.begin(NOON), 4 * DOLLAR)
+    door.counts.spent(door.limit.id, Per.DAY.begin(NOON), 4 * DOLLAR)
     door.saved(door.row(new_id(), 3))
     door.saved(door.row(new_id(), 3, started_at=NOON - DAY))
     assert door.money == (7, 0)
-    door.limiter.spent(door.limit, Per.DAY.begin(NOON - DAY), 9 * DOLLAR)
+    door.counts.spent(door.limit.id, Per.DAY.begin(NOON - DAY), 9 * DOLLAR)
     assert door.money == (7, 0)
 
 

@@ -1,0 +1,52 @@
+"""A worker that serves nothing but who it is: what a parent starts in its tests. Its folder says what goes wrong.
+
+fails-N     worker N ends with the exit code in this file before it is ready
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from aiwm.workers.line import Line
+
+
+async def serve() -> int:
+    birth = json.loads(sys.argv[1])
+    folder = Path(os.environ["FAKE_FOLDER"])
+    stopped = asyncio.Event()
+    signals: list[str] = []
+
+    def stop(number: signal.Signals) -> None:
+        signals.append(number.name)
+        (folder / f"signals-{birth['number']}").write_text(" ".join(signals))
+        stopped.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop, number)
+    fails = folder / f"fails-{birth['number']}"
+    if fails.exists():
+        return int(fails.read_text())
+    line = Line({}, ended=stopped.set)
+    await line.open(socket.socket(fileno=birth["line"]))
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(f"{birth['number']} {os.getpid()}".encode())
+        writer.close()
+
+    server = await asyncio.start_server(answer, sock=socket.socket(fileno=birth["listeners"]["gateway"]))
+    line.tell("ready")
+    (folder / f"ready-{birth['number']}").write_text(str(os.getpid()))
+    await stopped.wait()
+    server.close()
+    line.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(serve()))

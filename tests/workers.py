@@ -1,0 +1,77 @@
+"""An AIWM of several processes, and how to reach each of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import orjson
+
+from gateway import Gateway
+
+SECONDS = 60
+"""For what should take one: the machine has other things to do, too."""
+
+
+class Workers(Gateway):
+    def __init__(self, folder: Path, *arguments: str, workers: int = 2, **settings: str) -> None:
+        super().__init__(folder, *arguments, "--workers", str(workers), AIWM_LOG_FORMAT="json", **settings)
+        self.numbers = range(1, workers + 1)
+        self.settings = settings
+        self.token = ""
+        """Of a login that a test keeps: while a worker is away a new one may have to wait for it."""
+
+    def pid(self, number: int) -> int:
+        """The process that has this number now; 0 for none."""
+        assert self.process is not None
+        for line in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = line.read_bytes().split(b"\0")
+                parent = int(line.with_name("stat").read_text().rpartition(")")[2].split()[1])
+            except (OSError, IndexError):
+                continue
+            if parent == self.process.pid and b"aiwm.cli.worker" in words:
+                birth = orjson.loads(words[words.index(b"aiwm.cli.worker") + 1])
+                if birth["number"] == number:
+                    return int(line.parent.name)
+        return 0
+
+    def kill(self, number: int) -> None:
+        os.kill(self.pid(number), signal.SIGKILL)
+
+    def to(self, number: int, token: str = "") -> httpx2.Client:
+        """A client whose one connection is this worker's. It has to be tried: the kernel chooses."""
+        deadline = time.monotonic() + SECONDS
+        while True:
+            client = httpx2.Client(
+                base_url=self.url, headers={"authorization": f"Bearer {token}"} if token else {}, timeout=SECONDS
+            )
+            if self.worker_of(client) == number:
+                self._callers.append(client)
+                return client
+            client.close()
+            assert time.monotonic() < deadline, f"no connection got to worker {number}"
+
+    def worker_of(self, client: httpx2.Client) -> int:
+        """Who answers on its connection."""
+        mark = f"mark{time.monotonic_ns()}"
+        client.get("/healthz", headers={"x-correlation-id": mark})
+        eventually(lambda: mark in self.log)
+        [line] = [line for line in self.log.splitlines() if mark in line]
+        return int(orjson.loads(line)["worker"])
+
+    def all_serve(self) -> None:
+        """Waits until each has answered something."""
+        for number in self.numbers:
+            self.to(number)
+
+
+def eventually(holds: Callable[[], object], seconds: float = SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to be"
+        time.sleep(0.02)
