@@ -17,6 +17,7 @@ import aiwm
 from bench import machine, nginx, report
 from bench.crash import crash
 from bench.figures import Section
+from bench.fuzz import fuzz
 from bench.ledger import ledger
 from bench.measures import Bench, Effort
 from bench.nginx import Fixed, Nginx
@@ -28,9 +29,10 @@ _DEFAULT = Effort(rounds=5, seconds=3, streams=2, steady=6, starts=3, growth=20,
 _QUICK = Effort(rounds=1, seconds=1, streams=1, steady=2, starts=1, growth=4, soak=2_000, idle_seconds=0)
 _MEASURES = ("start", "chat", "streams", "latency", "memory", "bodies", "many", "workers", "soak")
 _OLD_NAMES = {"large": "bodies"}
-_ALONE = ("ledger", "crash")
+_ALONE = ("ledger", "crash", "fuzz")
 _ROWS, _QUICK_ROWS = 1_000_000, 100_000
 _KILLS, _QUICK_KILLS = 1000, 100
+_FUZZ_SECONDS, _QUICK_FUZZ_SECONDS = 600, 60
 
 _ABOUT = """\
 Measures AIWM beside nginx, in one run on 127.0.0.1, with everything on that AIWM does for a request: token, look-up,
@@ -58,6 +60,9 @@ quiet one; when others take the cores, the table says so.
   crash     only when it is asked for, alone: AIWM killed 1,000 times at random moments under load; the ledger must have
             each request that reached the provider, once, with the tokens of its answer, and sums that equal its rows
 
+  fuzz      only when it is asked for, alone: nearly right requests, paths, headers, tokens, JSON, forms and streams for
+            ten minutes, or as many seconds as stand behind it; no crash, no hang, no error of ours, no promise broken
+
 CPU time is user and system time of all its processes, from /proc, ledger writing included.
 """
 
@@ -70,6 +75,7 @@ examples:
   script/bench soak --requests 1000000     a long one
   script/bench ledger                      the ledger by itself: about two minutes
   script/bench crash                       a thousand kills: about ten minutes
+  script/bench fuzz 60                     a minute of nearly right input; without a number ten
   script/bench --json figures.json         every round's figures, for machines
   script/bench --markdown > table.md       the table for a document
 
@@ -147,7 +153,8 @@ def _arguments() -> argparse.Namespace:
 
 
 def _is_alone(arguments: argparse.Namespace) -> bool:
-    return len(arguments.measure) == 1 and arguments.measure[0] in _ALONE
+    name, *numbers = arguments.measure or [""]
+    return name in _ALONE and (not numbers or (name == "fuzz" and len(numbers) == 1 and numbers[0].isdecimal()))
 
 
 def _sections(arguments: argparse.Namespace, effort: Effort) -> Iterator[tuple[str, Section]]:
@@ -184,11 +191,14 @@ def _sections(arguments: argparse.Namespace, effort: Effort) -> Iterator[tuple[s
 
 
 def _by_itself(arguments: argparse.Namespace) -> Iterator[tuple[str, Section]]:
-    """What is measured without nginx: the ledger alone, or what it holds after kills."""
-    [name] = arguments.measure
+    """What is measured without nginx: the ledger alone, what it holds after kills, or what nearly right input does."""
+    name, *numbers = arguments.measure
     with tempfile.TemporaryDirectory(prefix="aiwm-bench-") as folder:
         if name == "ledger":
             section = ledger(Path(folder), rows=_QUICK_ROWS if arguments.quick else _ROWS)
+        elif name == "fuzz":
+            seconds = _QUICK_FUZZ_SECONDS if arguments.quick else _FUZZ_SECONDS
+            section = fuzz(Path(folder), seconds=int(numbers[0]) if numbers else seconds)
         else:
             section = crash(Path(folder), kills=_QUICK_KILLS if arguments.quick else _KILLS)
     print(report.text(section), flush=True)

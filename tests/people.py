@@ -23,8 +23,9 @@ from aiwm.store.database import Database
 from aiwm.store.organizations import OrganizationStore
 from aiwm.store.sessions import SessionStore
 from aiwm.store.users import UserStore
+from planted import MARK
 
-PASSWORD = "correct horse"
+PASSWORD = f"correct {MARK} horse"
 KEY = RSAKey.generate_key(2048)
 QUICK = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 

@@ -19,8 +19,9 @@ from cryptography.fernet import Fernet
 
 from gateway import Caller, Gateway
 from patience import PATIENCE
+from planted import MARK
 
-KEY = "sk-planted-0123456789abcdefghijklmnop"
+KEY = f"sk-planted-{MARK}-0123456789abcdefghijklmnop"
 MODELS = 120
 """More than are sealed in one batch."""
 

@@ -26,9 +26,10 @@ from joserfc.jwk import OctKey
 from aiwm import __version__
 from gateway import ADMIN_PASSWORD, Gateway, free_ports, get, post, secrets_in
 from patience import PATIENCE
+from planted import MARK
 from postgresql import PostgreSql
 
-KEY = "sk-proj-0123456789abcdefghijklmnop"
+KEY = f"sk-proj-0123-{MARK}-456789abcdefghijklmnop"
 MODEL = {
     "name": "GPT-4 Turbo",
     "type": "llm",

@@ -14,10 +14,11 @@ import httpx2
 import pytest
 
 from gateway import ADMIN_PASSWORD, Gateway, post
+from planted import MARK
 
-OPENAI_KEY = "sk-planted/openai-0123456789abcdef"
-ANTHROPIC_KEY = "sk-ant-planted-0123456789abcdef"
-HEADER_SECRET = "planted-header-token-0123456789"
+OPENAI_KEY = f"sk-planted/openai-{MARK}-0123456789abcdef"
+ANTHROPIC_KEY = f"sk-ant-planted-{MARK}-0123456789abcdef"
+HEADER_SECRET = f"planted-header-token-{MARK}-0123456789"
 KEYS = (OPENAI_KEY, ANTHROPIC_KEY, HEADER_SECRET)
 
 

@@ -13,10 +13,11 @@ from callers import Door, answering, fields, request
 from fakes import RawPeer, RawServer
 from gateway import Gateway
 from patience import PATIENCE, eventually
+from planted import MARK
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
 
-SECRET = "sk-provider-0123456789abcdef"
+SECRET = f"sk-provider-{MARK}-0123456789abcdef"
 
 
 @pytest.fixture(scope="module")
