@@ -6,6 +6,7 @@ do to a program that runs.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 from collections.abc import Iterator
@@ -47,7 +48,8 @@ class Target:
         for name, value in given.items():
             data = data.replace(name, value.encode())
         with socket.create_connection(("127.0.0.1", port or self.gateway.port), timeout=30) as line:
-            line.sendall(data)
+            with contextlib.suppress(ConnectionError):
+                line.sendall(data)
             received = b""
             while b"\r\n\r\n" not in received:
                 received += _some(line)
@@ -62,11 +64,7 @@ class Target:
 
     def post(self, path: str, body: bytes, *headers: str, content_type: str = "application/json") -> Answer:
         lines = [f"POST {path} HTTP/1.1", "Host: localhost", "Authorization: Bearer {t}", *headers]
-        lines += [
-            f"Content-Type: {content_type}",
-            f"Content-Length: {len(body)}",
-            "",
-        ]
+        lines += [f"Content-Type: {content_type}", f"Content-Length: {len(body)}", "", ""]
         return self.send("\r\n".join(lines).encode("latin-1") + body)
 
     def require_alive(self) -> None:
@@ -127,7 +125,7 @@ def target(gateway: Gateway) -> Iterator[Target]:
         "v1/./x",
         "v1/%2e/x",
         "%2e%2e",
-        "v1/" + "%25" * 20 + "2e",
+        "v1/%" + "25" * 9 + "2e",
     ],
 )
 def test_a_path_that_might_lead_elsewhere_is_refused(target: Target, path: str) -> None:
