@@ -5,9 +5,11 @@ The same tests run on SQLite and on PostgreSQL.
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -63,20 +65,49 @@ def postgresql() -> Iterator[PostgreSql]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What databases are copied from: to migrate each anew takes longer than most tests do."""
+    path = tmp_path_factory.mktemp("migrated") / "aiwm.db"
+    _migrate(f"sqlite+aiosqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_postgresql(postgresql: PostgreSql) -> str:
+    """The name of a database; the same."""
+    url = postgresql.new_database()
+    _migrate(url)
+    return url.rpartition("/")[2]
+
+
+def _migrate(url: str) -> None:
+    async def migrate() -> None:
+        database = Database(url)
+        await database.migrate()
+        await database.aclose()
+
+    with ThreadPoolExecutor(1) as thread:  # This one may have a loop of its own.
+        thread.submit(asyncio.run, migrate()).result()
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database, once on each engine."""
+    """A database, once on each engine: empty, or migrated if the test asks for `database` too."""
+    migrated = "database" in request.fixturenames
     if request.param == "sqlite":
-        return f"sqlite+aiosqlite:///{tmp_path / 'aiwm.db'}"
+        path = tmp_path / "aiwm.db"
+        if migrated:
+            shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
+        return f"sqlite+aiosqlite:///{path}"
     server: PostgreSql = request.getfixturevalue("postgresql")
-    return server.new_database()
+    return server.new_database(like=request.getfixturevalue("migrated_postgresql") if migrated else "template1")
 
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
     """A migrated database, once on each engine."""
     database = Database(database_url)
-    await database.migrate()
     try:
         yield database
     finally:

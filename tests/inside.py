@@ -22,10 +22,12 @@ from joserfc.jwk import OctKey
 import planted
 from aiwm.app import Program, running
 from aiwm.domain.users import Role
+from aiwm.identity.passwords import Passwords
 from aiwm.settings import Settings
 from aiwm.store.database import Database
 from aiwm.web.call import Application, Call
 from fakes import Wire
+from people import QUICK
 
 SECRET = planted.SHARED_SECRET
 KEY = planted.PROVIDER_KEY
@@ -137,7 +139,8 @@ async def inside(folder: Path, *, environment: dict[str, str] | None = None, **s
         "admin_password": planted.PASSWORD,
         "parallel_downloads": 0,
     } | settings
-    async with running(Settings(**given), variable=environment.get, draining=lambda: False, **options) as program:
+    seams = {"variable": environment.get, "draining": lambda: False, "passwords": Passwords(QUICK)}
+    async with running(Settings(**given), **seams, **options) as program:
         assert program.identity is not None
         async with calling(program.gateway) as http, calling(program.identity) as iam:
             database = Database(f"sqlite+aiosqlite:///{folder / 'aiwm.db'}")

@@ -56,11 +56,11 @@ class PostgreSql:
         self._server.send_signal(signal.SIGINT)
         self._server.wait(PATIENCE)
 
-    def new_database(self) -> str:
-        """The URL of an empty database."""
+    def new_database(self, *, like: str = "template1") -> str:
+        """The URL of an empty database, or of a copy of another one that nobody is connected to."""
         self._databases += 1
         name = f"test_{os.getpid()}_{self._databases}"
-        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", _USER, name)
+        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", _USER, "-T", like, name)
         return f"postgresql+asyncpg://{_USER}@127.0.0.1:{self.port}/{name}"
 
     def _run(self, program: str, *arguments: str) -> None:

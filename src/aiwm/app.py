@@ -135,6 +135,7 @@ async def running(
     upstreams: tuple[str, ...] = (),
     siblings: Siblings | None = None,
     clock: Clock = times.now,
+    passwords: Passwords | None = None,
 ) -> AsyncIterator[Program]:
     """`variable` reads the server's environment for `env:NAME`; `upstreams` are allowed besides the settings' own.
     `interrupted` says at the end whether a person stopped it, who expects that nothing is left running.
@@ -375,7 +376,11 @@ async def running(
         hosts = Hosts(settings.effective_allowed_hosts)
         control_bytes = min(settings.max_body_bytes, CONTROL_BODY_BYTES)
         iam = (
-            None if own_key is None else _Iam(settings, own_key, database, verifier, revocations, clock, control_bytes)
+            None
+            if own_key is None
+            else _Iam(
+                settings, own_key, database, verifier, revocations, clock, passwords or Passwords(), control_bytes
+            )
         )
         admin_password = None if iam is None else await iam.users.ensure_admin(lambda: _admin_password(settings))
 
@@ -504,9 +509,10 @@ class _Iam:
         tokens: TokenVerifier,
         revocations: Revocations,
         clock: Clock,
+        passwords: Passwords,
         max_bytes: int,
     ) -> None:
-        self._passwords = passwords = Passwords()
+        self._passwords = passwords
         store = UserStore(database)
         self.signer = TokenSigner(
             key,

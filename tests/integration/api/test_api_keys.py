@@ -105,7 +105,7 @@ async def test_a_key_reads_as_a_viewer_does_and_changes_nothing(aiwm: Inside, ow
     for path in ("/auth/logout", "/auth/profile", "/auth/change-password"):
         passwords = {"currentPassword": "x", "newPassword": "battery staple"}
         answer = await program("GET" if "profile" in path else "POST", path, iam=True, json=passwords)
-        assert answer.status_code == 403, path
+        assert answer.status_code == 403, (path, answer.text)
         assert "This is an API key, not a login" in answer.json()["message"]
     assert aiwm.contents() == before
 

@@ -52,8 +52,9 @@ async def test_an_end_is_honoured_by_another_program_within_a_second(tmp_path: P
         new: dict[str, Any] = {"username": "mai", "password": PASSWORD, "roles": ["organization.owner"]}
         made = await one.iam.post("/users", json=new, headers=admin)
         user = await _login(two, "mai")
-        key = (await two.http.post("/api-keys", json={"name": "A program"}, headers=user)).json()
-        program = {"x-api-key": key["apiKey"]}
+        key = await two.http.post("/api-keys", json={"name": "A program"}, headers=user)
+        assert key.status_code == 201, key.text
+        program = {"x-api-key": key.json()["apiKey"]}
         path = f"/deployments/{'0' * 24}/inference/v1/models"
         for headers in (user, program):
             assert (await two.http.get(path, headers=headers)).status_code == 404
