@@ -142,6 +142,8 @@ async def inside(folder: Path, *, environment: dict[str, str] | None = None, **s
     seams = {"variable": environment.get, "draining": lambda: False, "passwords": Passwords(QUICK)}
     async with running(Settings(**given), **seams, **options) as program:
         assert program.identity is not None
+        # Warnings are looked after for the whole process, test by test: nothing is made on a thread beside them.
+        await program.whole
         async with calling(program.gateway) as http, calling(program.identity) as iam:
             database = Database(f"sqlite+aiosqlite:///{folder / 'aiwm.db'}")
             try:
