@@ -103,8 +103,8 @@ class Bench:
                 start.put(subject.name, subject.start() * 1000)
         for peer in self._peers:
             start.put(peer.name, peer.start() * 1000)
-        time.sleep(1)
         for subject in self._everybody:
+            subject.child.settle()
             idle.put(subject.name, subject.child.rss_mib())
             files.put(subject.name, subject.child.descriptors())
         return section
@@ -252,12 +252,13 @@ class Bench:
         for subject in (self._nginx, self._gateway):
             subject.child.stop()
             subject.start()
+            subject.child.settle()
             self._wrk(subject, subject.base + exchanges.CHAT_PATH, exchanges.chat_request(), seconds=1, connections=8)
             empty = subject.child.rss_mib()
             before.put(subject.name, empty)
             for number, figure in figures.items():
                 figure.put(subject.name, (self._holding(subject, number) - empty) * 1024 / number)
-            time.sleep(1)
+            subject.child.settle()
             after.put(subject.name, subject.child.rss_mib())
             self._growth(subject, grown, section)
         return section
@@ -300,6 +301,8 @@ class Bench:
                     rate.put(subject.name, (run.bytes + run.requests * len(body)) / 1e6 / run.duration)
                     self._failed(section, subject, run.failed)
 
+                for subject in (self._nginx, self._gateway):
+                    self._wrk(subject, subject.bodies + path, body, connections=4, seconds=1)
                 self._in_turns(measured, rounds=self._effort.few)
                 section.figures += [cpu, rate]
         return section
@@ -312,6 +315,7 @@ class Bench:
         ids = crowd.deployments(data, _MANY)
         start = Figure(f"start with {_MANY:,} deployments", "ms", aiwm=[crowded.start() * 1000])
         callers = list(crowd.tokens(data, token, _MANY))
+        crowded.child.settle()
         paths = [crowded.inference(id_) + exchanges.CHAT_PATH for id_ in ids]
         crowds = {
             "100 deployments": [(path, token) for path in paths[:100]],
@@ -360,6 +364,7 @@ class Bench:
         self._more.callback(gateway.child.stop)
         self._children.append(gateway.child)
         gateway.first_start()
+        gateway.child.settle()
         return gateway
 
     def workers(self) -> Section:

@@ -17,6 +17,9 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _START_SECONDS = 180
 """Some gateways take a minute when the machine has other work; who ends before is noticed at once."""
 _STOP_SECONDS = 15
+_SETTLE_SECONDS = 30
+_QUIET_SECONDS, _QUIET = 1.0, 0.03
+"""With less than that share of a core for so long, a process rests."""
 
 
 class BenchError(Exception):
@@ -115,6 +118,15 @@ class Child:
                 connection.close()
             time.sleep(0.003)
         raise BenchError(f"{self.name} does not answer {method} {path}; at last: {said}")
+
+    def settle(self) -> None:
+        """Returns when it does nothing: some of what a start needs is done after the first answer."""
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while time.monotonic() < deadline:
+            before = self.cpu_seconds()
+            time.sleep(_QUIET_SECONDS)
+            if self.cpu_seconds() - before <= _QUIET * _QUIET_SECONDS:
+                return
 
     def _last_words(self) -> str:
         return self._output.read_text(errors="replace")[-1000:].strip()

@@ -84,7 +84,8 @@ def _cells(figure: Figure, peers: Sequence[str]) -> list[str]:
         return [name, "", ", ".join(map(_short, figure.aiwm)), *[""] * (1 + 2 * len(peers))]
     cells = [name, _spread(figure.nginx)]
     for values in (figure.aiwm, *(figure.peers.get(peer, []) for peer in peers)):
-        cells += [_spread(values), _spread(figure.ratios_of(values), decimals=2)]
+        # A ratio of two growths says nothing.
+        cells += [_spread(values), "" if figure.unit == "%" else _spread(figure.ratios_of(values), decimals=2)]
     return cells
 
 

@@ -78,6 +78,11 @@ def test_the_table_has_medians_spread_ratios_targets_notes_and_faults(section: S
     assert fault.strip() == "WRONG: a fault"
 
 
+def test_two_growths_have_no_ratio() -> None:
+    row = report.text(Section("memory", [Figure("growth", "%", aiwm=[-4.0], nginx=[0.5])])).splitlines()[-1]
+    assert row.split() == ["growth,", "%", "0.5", "-4"]
+
+
 def test_every_row_of_the_markdown_has_a_cell_for_every_column(section: Section) -> None:
     for peers in ([], ["other"]):
         shown = report.markdown({"Python": "3"}, {"chat": section}, peers)
