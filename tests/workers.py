@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
 import orjson
 
 from gateway import Gateway
-
-SECONDS = 60
-"""For what should take one: the machine has other things to do, too."""
+from patience import PATIENCE, waited
 
 
 class Workers(Gateway):
@@ -45,10 +42,10 @@ class Workers(Gateway):
 
     def to(self, number: int, token: str = "") -> httpx2.Client:
         """A client whose one connection is this worker's. It has to be tried: the kernel chooses."""
-        deadline = time.monotonic() + SECONDS
+        deadline = time.monotonic() + PATIENCE
         while True:
             client = httpx2.Client(
-                base_url=self.url, headers={"authorization": f"Bearer {token}"} if token else {}, timeout=SECONDS
+                base_url=self.url, headers={"authorization": f"Bearer {token}"} if token else {}, timeout=PATIENCE
             )
             if self.worker_of(client) == number:
                 self._callers.append(client)
@@ -60,7 +57,7 @@ class Workers(Gateway):
         """Who answers on its connection."""
         mark = f"mark{time.monotonic_ns()}"
         client.get("/healthz", headers={"x-correlation-id": mark})
-        eventually(lambda: mark in self.log)
+        waited(lambda: mark in self.log)
         [line] = [line for line in self.log.splitlines() if mark in line]
         return int(orjson.loads(line)["worker"])
 
@@ -68,10 +65,3 @@ class Workers(Gateway):
         """Waits until each has answered something."""
         for number in self.numbers:
             self.to(number)
-
-
-def eventually(holds: Callable[[], object], seconds: float = SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to be"
-        time.sleep(0.02)

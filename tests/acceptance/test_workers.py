@@ -16,7 +16,8 @@ import httpx2
 import pytest
 
 from gateway import ADMIN_PASSWORD, Caller
-from workers import Workers, eventually
+from patience import waited
+from workers import Workers
 
 CHAT = {"messages": [{"role": "user", "content": "How are you?"}]}
 
@@ -114,7 +115,7 @@ def test_workers_whose_parent_is_killed_come_to_their_end(tmp_path: Path) -> Non
         assert gateway.process is not None
         pids = [gateway.pid(number) for number in gateway.numbers]
         os.kill(gateway.process.pid, signal.SIGKILL)
-        eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+        waited(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
 
 # --- changes -------------------------------------------------------------------------------------------------
@@ -263,11 +264,11 @@ def test_what_a_killed_worker_had_reserved_comes_back_and_what_it_spent_stays_sp
 
     caller = threading.Thread(target=hang)
     caller.start()
-    eventually(lambda: _now(one, limit)["concurrentRequests"] == 1)
+    waited(lambda: _now(one, limit)["concurrentRequests"] == 1)
     assert _now(one, limit)["reservedUsd"] > 0
     shared.kill(2)
     caller.join()
-    eventually(lambda: _now(one, limit)["reservedUsd"] == 0)
+    waited(lambda: _now(one, limit)["reservedUsd"] == 0)
     now = _now(one, limit)
     assert (now["concurrentRequests"], now["spentUsd"]) == (0, pytest.approx(0.003))
 

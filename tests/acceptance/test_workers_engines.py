@@ -12,8 +12,9 @@ import httpx2
 import pytest
 
 from engines import KIND, engines_of, nothing_left
+from patience import PATIENCE, waited
 from tiny_model import write_tiny_model
-from workers import SECONDS, Workers, eventually
+from workers import Workers
 
 LEADER, OTHER = 1, 2
 
@@ -40,7 +41,7 @@ def _models(gateway: Workers) -> Path:
 
 
 def _until(client: httpx2.Client, path: str, status: str) -> dict[str, Any]:
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + PATIENCE
     while True:
         shown: dict[str, Any] = client.get(path).json()
         if shown["status"] == status:
@@ -78,7 +79,7 @@ def _clients(gateway: Workers) -> tuple[httpx2.Client, httpx2.Client]:
 def test_what_another_than_the_leader_is_asked_for_is_fetched_started_served_and_stopped(shared: Workers) -> None:
     leader, other = _clients(shared)
     deployment = _deployed(shared, other)
-    eventually(lambda: [_chat(each, deployment).status_code for each in (other, leader)] == [200, 200])
+    waited(lambda: [_chat(each, deployment).status_code for each in (other, leader)] == [200, 200])
     assert "fake engine" in other.get(f"/deployments/{deployment}/logs").text
     assert other.post(f"/deployments/{deployment}/stop").json()["status"] == "stopping"
     assert [_chat(each, deployment).status_code for each in (leader, other)] == [400, 400]
@@ -104,7 +105,7 @@ def test_an_engine_sleeps_when_no_worker_needs_it_and_any_of_them_wakes_it(share
         time.sleep(1)
         assert _chat(other, deployment).status_code == 200  # The leader has nothing to do with it.
     assert len(engines_of(shared.folder / "engines")) == 1
-    eventually(lambda: engines_of(shared.folder / "engines") == [])
+    waited(lambda: engines_of(shared.folder / "engines") == [])
     assert _chat(other, deployment).status_code == 200
     assert leader.post(f"/deployments/{deployment}/stop").status_code == 200
     _until(leader, f"/deployments/{deployment}", "stopped")

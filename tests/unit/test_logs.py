@@ -122,3 +122,10 @@ def test_requests_are_not_logged_above_info(capsys: pytest.CaptureFixture[str]) 
     logs.configure(level="warning", as_json=True)
     logs.request_log(level="warning", as_json=True)({"path": "/"})
     assert capsys.readouterr().err == ""
+
+
+def test_each_line_of_a_worker_carries_its_number(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(level="info", as_json=True, worker=3)
+    structlog.get_logger("aiwm.test").info("seen")
+    logging.getLogger("some.library").warning("seen there")
+    assert [json.loads(line)["worker"] for line in capsys.readouterr().err.splitlines()] == [3, 3]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -14,15 +14,9 @@ import pytest
 from aiwm.errors import StartError
 from aiwm.listeners import bind
 from aiwm.workers.parent import Parent
+from patience import PATIENCE, eventually
 
 TESTS = Path(__file__).parents[2]
-SECONDS = 60
-
-
-async def until(holds: Callable[[], object]) -> None:
-    async with asyncio.timeout(SECONDS):
-        while not holds():  # noqa: ASYNC110 - it comes to be in another process
-            await asyncio.sleep(0.02)
 
 
 class House:
@@ -50,7 +44,7 @@ class House:
         return dict(await asyncio.gather(*(self.who() for _ in range(connections))))
 
     async def ready(self, *numbers: int) -> None:
-        await until(lambda: all((self._folder / f"ready-{number}").exists() for number in numbers))
+        await eventually(lambda: all((self._folder / f"ready-{number}").exists() for number in numbers))
 
     def kill(self, number: int) -> int:
         ready = self._folder / f"ready-{number}"
@@ -62,7 +56,7 @@ class House:
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         if not self.running.done():
             os.kill(os.getpid(), number)
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(PATIENCE):
             return await self.running
 
 
@@ -109,7 +103,7 @@ async def test_a_signal_is_passed_on_once_and_all_come_to_their_end(tmp_path: Pa
 async def test_the_others_start_after_the_first_one_and_not_at_all_when_it_does_not(tmp_path: Path) -> None:
     (tmp_path / "fails-1").write_text("2")
     async with house(tmp_path) as running:
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(PATIENCE):
             assert await running.running == 2
     assert not (tmp_path / "ready-2").exists()
 
@@ -117,7 +111,7 @@ async def test_the_others_start_after_the_first_one_and_not_at_all_when_it_does_
 async def test_one_that_never_started_ends_them_all_with_its_code(tmp_path: Path) -> None:
     (tmp_path / "fails-2").write_text("3")
     async with house(tmp_path) as running:
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(PATIENCE):
             assert await running.running == 3
     assert (tmp_path / "signals-1").read_text() == "SIGTERM"
 
@@ -128,7 +122,7 @@ async def test_one_that_does_not_come_back_is_tried_again_while_others_take_its_
         (tmp_path / "fails-2").write_text("2")
         running.kill(2)
         tried = asyncio.create_task(running.who())
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 try:
                     found = await asyncio.wait_for(running.all_of(), 1)
@@ -149,5 +143,5 @@ async def test_when_nobody_serves_any_more_a_worker_that_does_not_start_ends_the
             (tmp_path / f"fails-{number}").write_text("2")
         running.kill(1)
         running.kill(2)
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(PATIENCE):
             assert await running.running == 2
