@@ -29,6 +29,10 @@ async def _app(call: Call) -> None:
     if call.path == b"/large":
         call.answer(200, [(b"content-length", b"%d" % _LARGE)], b"x" * _LARGE)
         return
+    if call.path == b"/refused":
+        call.close_after()
+        call.answer(413, [(b"content-length", b"7")], b"refused")
+        return
     if call.path == b"/body":
         body = b"%d" % len(await call.body(max_bytes=1 << 20))
     else:
@@ -294,6 +298,44 @@ async def test_each_request_of_a_connection_has_the_whole_limit(port: int) -> No
     request = b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 40_000 + b"\r\n"
     answer = await _exchange(port, (request + b"\r\n"), request + b"\r\n", request + b"Connection: close\r\n\r\n")
     assert answer.count(b"HTTP/1.1 200 OK") == 3
+
+
+async def _shouted(port: int, head: bytes, piece: bytes, times: int) -> bytes:
+    """What is answered to one who sends all of it before it listens."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(head)
+    for _ in range(times):
+        writer.write(piece)
+        await asyncio.wait_for(writer.drain(), PATIENCE)
+    try:
+        return await asyncio.wait_for(reader.read(), PATIENCE)
+    finally:
+        writer.close()
+
+
+async def test_who_sends_on_when_it_is_refused_hears_why(port: int) -> None:
+    """Closed at once, the connection would be reset under it, and the answer lost."""
+    head = b"POST /refused HTTP/1.1\r\nHost: x\r\nContent-Length: 50000000\r\n\r\n"
+    answer = await _shouted(port, head, b"x" * 1_000_000, 50)
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert answer.endswith(b"\r\n\r\nrefused")
+
+
+async def test_who_sends_a_head_without_an_end_hears_why(port: int) -> None:
+    _problem(await _shouted(port, b"GET / HTTP/1.1\r\n", b"X: %b\r\n" % (b"x" * 100_000), 50))
+
+
+async def test_who_sends_for_ever_is_left() -> None:
+    async with _serving(parting=0.2) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+
+        async def send() -> None:
+            while True:
+                writer.write(b"POST / HTTP/1.9\r\n" * 1000)
+                await writer.drain()
+
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(send(), PATIENCE)
 
 
 async def test_an_answer_that_is_on_its_way_gets_no_other_answer_into_it(port: int) -> None:

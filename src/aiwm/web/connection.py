@@ -9,6 +9,7 @@ line, and so do its bytes. In between, a connection is in one of these states, e
     body        its body is awaited, and nothing of it comes
     answering   the application works: it has timers of its own
     stuck       the caller does not take its answer
+    parting     we have said all we say; what the caller still sends is read and thrown away until it has heard us
 
 A request that is not HTTP, or whose framing two readers could read differently, is answered with 400 and the
 connection closed: what comes behind it could be anything.
@@ -50,6 +51,7 @@ class Patience:
     head: float = 30
     body: float = 60
     stuck: float = 300
+    parting: float = 3
 
 
 class Crowd:
@@ -91,6 +93,7 @@ class Connection(asyncio.Protocol):
         "_muted",
         "_new",
         "_parser",
+        "_parting",
         "_patience",
         "_reading",
         "_room",
@@ -126,6 +129,7 @@ class Connection(asyncio.Protocol):
         self._line: deque[Call] = deque()
         self._reading = True
         self._stopping = False
+        self._parting = False
         self.held_back = False
         self._unsent = 0
         """What waited to be taken when a caller who is held back was last looked at."""
@@ -154,6 +158,8 @@ class Connection(asyncio.Protocol):
         self._leave()
 
     def data_received(self, data: bytes) -> None:
+        if self._parting:
+            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -184,7 +190,9 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.held_back = False
         self._deadline = _NEVER
-        if self._new is not None:
+        if self._parting:
+            self._expect(self._patience.parting)
+        elif self._new is not None:
             self._expect(self._patience.body)
         elif self._call is None:
             self._expect(self._patience.rest)
@@ -304,7 +312,10 @@ class Connection(asyncio.Protocol):
         if transport is None:
             return
         if not keep or self._stopping:
-            transport.close()
+            if self._new is None:
+                transport.close()
+            else:
+                self._part(transport)
             return
         self.resume_reading()
         if self._line:
@@ -336,7 +347,18 @@ class Connection(asyncio.Protocol):
             lines = b"".join(b"%b: %b\r\n" % header for header in headers)
             transport.write(b"%bconnection: close\r\n%b\r\n%b" % (STATUS_LINES[status], lines, body))
         self._leave()
-        transport.close()
+        self._part(transport)
+
+    def _part(self, transport: asyncio.Transport) -> None:
+        """Close when the caller has had the time to read what it was told.
+
+        A connection that is closed while bytes of the caller are on their way is reset, and with that the answer may
+        be lost: to one who sends a body that nobody wants, just when it is told so.
+        """
+        self._parting = True
+        self.resume_reading()
+        transport.write_eof()
+        self._expect(self._patience.parting)
 
     def _leave(self) -> None:
         self._line.clear()
@@ -394,6 +416,8 @@ class Connection(asyncio.Protocol):
                 self._expect(self._patience.stuck)
             else:
                 self._transport.abort()
+        elif self._parting:
+            self._transport.close()
         elif self._new is not None and not self._reading:
             self._expect(self._patience.body)  # It is we who hold the caller back.
         elif self._url or (self._new is not None and not self._new.answered):
