@@ -20,10 +20,9 @@ import pytest
 
 from engines import KIND, engines_of, nothing_left, processes_of
 from gateway import Caller, Gateway
-from patience import PATIENCE
 
 KILLS = int(os.environ.get("TEST_KILLS", "20"))
-STUCK_SECONDS = PATIENCE
+STUCK_SECONDS = 30.0
 PASSING = {"queued", "deploying", "stopping"}
 
 
