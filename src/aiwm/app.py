@@ -26,6 +26,7 @@ from aiwm.control.changes import Changes
 from aiwm.control.deployments import Deployments
 from aiwm.control.downloads import Downloads
 from aiwm.control.engines import Elsewhere, Engines
+from aiwm.control.hearing import Hearing
 from aiwm.control.limits import Limits
 from aiwm.control.models import Models
 from aiwm.control.nodes import Nodes, own_id
@@ -38,7 +39,6 @@ from aiwm.control.targets import EngineAt, Targets
 from aiwm.control.usage import UsageReports
 from aiwm.control.users import Users
 from aiwm.domain import times
-from aiwm.domain.sources import Place
 from aiwm.domain.times import Clock
 from aiwm.domain.usage import UsageRow
 from aiwm.engines.process import PASSED_ON, ProcessDriver
@@ -155,6 +155,7 @@ async def running(
 
     async with (
         _closing(Database(settings.effective_database_url)) as database,
+        _hearing(siblings) as changes,
         httpx2.AsyncClient(verify=_authorities(settings.jwks_url)) as http,
         # Engines are on this machine: no proxy of the environment stands between.
         httpx2.AsyncClient(trust_env=False, verify=_authorities(settings.ray_address)) as health,
@@ -299,34 +300,6 @@ async def running(
 
         api_keys = ApiKeys(store=api_key_store, revocations=revocations, uses=verifier.take_uses, clock=clock)
 
-        changes = Changes()
-
-        async def deployment_changed(deployment_id: str) -> None:
-            reload = partial(targets.reload_deployment, deployment_id)
-            await changes.taken(reload, withhold=partial(table.withhold, deployment_id))
-            engines.changed(deployment_id)
-
-        async def model_changed(model_id: str) -> None:
-            reload = partial(targets.reload_model, model_id)
-            await changes.taken(reload, withhold=partial(table.withhold, model_id=model_id))
-
-        async def limit_changed(org_id: str, limit_id: str) -> None:
-            await changes.taken(partial(limits.reload, org_id, limit_id))
-
-        async def died() -> None:
-            """A sibling, which may have changed things and told nobody."""
-            await changes.taken(targets.load)
-            await changes.taken(partial(revocations.refresh, revoked_since))
-            await changes.taken(limits.learn)
-            await changes.taken(recovered)
-
-        async def engines_ready(deployment_id: str, engines: Sequence[Sequence[Any]]) -> None:
-            ready = partial(targets.engines_ready, deployment_id, [EngineAt(*each) for each in engines])
-            await changes.taken(ready, withhold=partial(table.withhold, deployment_id))
-
-        async def left(deployment_id: str, address: Sequence[Any] | None) -> None:
-            await targets.left(deployment_id, None if address is None else Origin(*address))
-
         checks = _checks(database, journal, recorder, draining)
 
         async def ready() -> str:
@@ -346,25 +319,19 @@ async def running(
         async def shown_metrics() -> bytes:
             return metrics.exposition(await siblings.tallies(metrics.tally()))
 
-        # Heard from here on, and read after it: nothing that changes falls in between.
-        await siblings.join(
-            {
-                "deployment": deployment_changed,
-                "model": model_changed,
-                "limit": limit_changed,
-                "sessions": lambda *ended: revocations.revoke(ended),
-                "flush": recorder.flush,
-                "died": died,
-                "engines": engines_ready,
-                "left": left,
-                "idle": targets.idle_seconds,
-                "ready": ready,
-                "tally": metrics.tally,
-                "joined": engines.tell_all,
-                "wake": engines.wake,
-                "fetch": lambda place: downloads.begin(Place(*place)),
-            }
+        hearing = Hearing(
+            changes=changes,
+            table=table,
+            targets=targets,
+            engines=engines,
+            limits=limits,
+            revocations=revocations,
+            revoked_since=revoked_since,
+            downloads=downloads,
+            recovered=recovered,
         )
+        # Heard from here on, and read after it: nothing that changes falls in between.
+        await siblings.join({**hearing.words, "flush": recorder.flush, "tally": metrics.tally, "ready": ready})
         await revocations.refresh(revoked_since)
         if siblings.leads:
             await nodes.enroll()
@@ -417,7 +384,6 @@ async def running(
 
         async with (
             _closing(remote),
-            _closing(changes),
             nullcontext() if iam is None else _closing(iam),
             engines.running() if siblings.leads else nullcontext(),
             _background(nodes.watch(reports=siblings.leads)),
@@ -677,6 +643,17 @@ async def _made(control: Later, identity: Later | None, prices: Prices, table: T
         await identity.run()
     await prices.load()
     await table.make_all()
+
+
+@asynccontextmanager
+async def _hearing(siblings: Siblings) -> AsyncIterator[Changes]:
+    """What the others have changed is followed until nothing is served any more, and no longer."""
+    changes = Changes()
+    try:
+        yield changes
+    finally:
+        await siblings.part()
+        await changes.aclose()
 
 
 @asynccontextmanager

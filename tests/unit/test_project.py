@@ -87,6 +87,7 @@ def test_every_module_says_what_it_is_for() -> None:
 
 SEEN_THROUGH = {
     "app.py": "acceptance/test_serve.py",
+    "control/hearing.py": "acceptance/test_workers.py",
     "targets.py": "integration/proxy",
     "__main__.py": "acceptance/test_serve.py",
     "server.py": "integration/test_server.py",

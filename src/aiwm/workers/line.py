@@ -63,6 +63,12 @@ class Line(asyncio.Protocol):
         finally:
             self._answers.pop(number, None)
 
+    async def finish(self) -> None:
+        """Breaks off what words have set going, and waits for its end."""
+        for task in self._busy:
+            task.cancel()
+        await asyncio.gather(*self._busy, return_exceptions=True)
+
     def close(self) -> None:
         if self._transport is not None:
             self._transport.close()
@@ -125,6 +131,9 @@ class Line(asyncio.Protocol):
     async def _done_later(self, number: int, name: str, work: Coroutine[Any, Any, Any]) -> None:
         try:
             found = await work
+        except asyncio.CancelledError:
+            self._failed(number, name, Unavailable("A worker is stopping; try again"))
+            raise
         except Exception as error:  # noqa: BLE001 - as above
             self._failed(number, name, error)
         else:

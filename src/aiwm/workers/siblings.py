@@ -39,6 +39,9 @@ class Siblings:
     async def join(self, hear: Hear) -> None:
         """From now on `hear` is called with what others say; before anything is read that they may change."""
 
+    async def part(self) -> None:
+        """Nothing is heard any more, and nothing is going on that was heard: what it works on is about to be closed."""
+
     async def changed(self, what: str, *values: Any) -> None:
         """Returns when no other worker goes by what was before the change, which is in the database."""
 
@@ -119,6 +122,11 @@ class Joined(Siblings):
         self._hear.update(hear)
         with suppress(Gone):
             await self._line.ask("join")
+
+    async def part(self) -> None:
+        with suppress(Gone):
+            await self._line.ask("part")
+        await self._line.finish()
 
     async def changed(self, what: str, *values: Any) -> None:
         with suppress(Gone):  # Without a parent all come to their end.

@@ -67,6 +67,8 @@ class Switchboard:
         self._stuck = stuck
         self._patience_seconds = patience_seconds
         self._joined: dict[int, Line] = {}
+        self._parting: set[int] = set()
+        """Those of them who hear nothing any more, but have not come to their end."""
         self._locks: dict[str, Lock] = {}
         self._left = asyncio.Condition()
         self._deaths = 0
@@ -82,6 +84,7 @@ class Switchboard:
         """What the worker `me`, at the other end of `line`, may say."""
         return {
             "join": lambda: self._join(me, line()),
+            "part": lambda: self._parting.add(me),
             "tell": lambda name, *values: self._tell(me, name, values),
             "others": lambda name, *values: self._others(me, name, values),
             "changed": lambda what, *values: self._changed(me, what, values),
@@ -97,6 +100,7 @@ class Switchboard:
 
     async def left(self, me: int) -> None:
         """Its process is no more, and may have changed things without telling anybody."""
+        self._parting.discard(me)
         if self._joined.pop(me, None) is not None:
             self._deaths += 1
             self._unmourned[self._deaths] = self._counts.died(me)
@@ -105,7 +109,7 @@ class Switchboard:
             self._departed = added(self._departed, {"counters": last["counters"]})
         for lock in self._locks.values():
             lock.forget(me)
-        for line in self._joined.values():
+        for _, line in self._hearing(me):
             line.tell("died")
         async with self._left:
             self._left.notify_all()
@@ -115,9 +119,12 @@ class Switchboard:
         self._lead(me, "joined", ())
 
     def _tell(self, me: int, name: str, values: Sequence[Any]) -> None:
-        for number, line in self._joined.items():
-            if number != me:
-                line.tell(name, *values)
+        for _, line in self._hearing(me):
+            line.tell(name, *values)
+
+    def _hearing(self, me: int) -> list[tuple[int, Line]]:
+        """The others, as far as they hear anything."""
+        return [each for each in self._joined.items() if each[0] != me and each[0] not in self._parting]
 
     async def _others(self, me: int, name: str, values: Sequence[Any]) -> list[Told]:
         """Asks all others, at the same time. Who dies over it says nothing."""
@@ -146,13 +153,14 @@ class Switchboard:
             except Unavailable as error:
                 return False, str(error)
 
-        others = [one(number, line) for number, line in self._joined.items() if number != me]
+        others = [one(number, line) for number, line in self._hearing(me)]
         return [told for told in await asyncio.gather(*others) if told is not None]
 
     def _lead(self, me: int, name: str, values: Sequence[Any]) -> None:
         """To the leader. While there is none it is nothing: the next one looks at everything when it begins."""
-        if me != LEADER and LEADER in self._joined:
-            self._joined[LEADER].tell(name, *values)
+        for number, line in self._hearing(me):
+            if number == LEADER:
+                line.tell(name, *values)
 
     def _lock(self, name: str) -> Lock:
         return self._locks.setdefault(name, Lock())

@@ -99,6 +99,23 @@ async def test_many_statements_in_one_step_are_all_done_or_not_at_all(database: 
     assert await _count(database) == 40
 
 
+async def test_a_transaction_that_is_cancelled_at_any_moment_leaves_nothing_to_be_done(database: Database) -> None:
+    """What is left to be done then would be broken off when the program ends."""
+    await _count(database)
+    mine = asyncio.current_task()
+    moment = 0
+    while True:
+        task = asyncio.create_task(_count(database))
+        for _ in range(moment):
+            await asyncio.sleep(0)
+        if not task.cancel():
+            break
+        await asyncio.wait((task,))
+        assert asyncio.all_tasks() <= {mine}, moment
+        moment += 1
+    assert moment > 10
+
+
 async def test_a_step_whose_caller_is_cancelled_is_done_or_not_and_leaves_no_lock(database: Database) -> None:
     def write(connection: Connection) -> None:
         connection.execute(_INSERT, {"id": "a" * 24})

@@ -121,6 +121,30 @@ async def test_a_change_is_followed_by_who_joins_while_it_is_made_or_not_needed_
     assert heard == ["e"]
 
 
+async def test_who_parts_ends_what_it_was_told_to_do_and_is_told_nothing_more(family: Family) -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def follow(_: str) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.set()
+
+    one = await family.born(1, flush=lambda: 1)
+    two = await family.born(2, deployment=follow, flush=lambda: 2)
+    change = asyncio.create_task(one.changed("deployment", "d"))
+    await begun.wait()
+    await two.part()
+    assert ended.is_set()
+    await change  # Who serves nobody any more has followed.
+    await one.changed("deployment", "e")
+    assert await one.ask("flush") == []
+    assert await two.ask("flush") == [1]
+    assert family.ended == []
+
+
 async def test_an_answer_is_each_others_and_a_reason_is_told(family: Family) -> None:
     def refuse() -> None:
         raise Unavailable("the disk is full")
