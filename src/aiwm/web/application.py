@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
+from pydantic.warnings import UnsupportedFieldAttributeWarning
 from starlette.responses import HTMLResponse, Response
 
 from aiwm import __version__
 from aiwm.web import refusals
 from aiwm.web.schemas import ID_PATTERN, Problem
+
+# FastAPI silences it for as long as it makes a field, and another one while it answers. What it sets for that is all
+# threads' own: an answer while an application is made on another thread would bring the warning back. With a message
+# it is another filter than FastAPI's, and stays when that one goes.
+warnings.filterwarnings("ignore", message=".", category=UnsupportedFieldAttributeWarning)
 
 _PAGE = """<!doctype html>
 <html lang="en">
