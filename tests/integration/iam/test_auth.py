@@ -64,7 +64,7 @@ async def test_a_login_as_the_guide_prints_it(client: httpx2.AsyncClient, conten
     answer = await client.post(
         "/auth/login",
         headers={"content-type": content_type},
-        content='{\n    "username": "red-owner",\n    "password": "correct horse"\n  }',
+        content=f'{{\n    "username": "red-owner",\n    "password": "{PASSWORD}"\n  }}',
     )
 
     assert answer.status_code == 200

@@ -12,8 +12,7 @@ import pytest
 from aiwm.identity.revocations import POLL_SECONDS
 from inside import Inside, inside
 from patience import eventually
-
-PASSWORD = "correct horse battery"
+from planted import PASSWORD
 
 End = Callable[[Inside, dict[str, str], dict[str, str], str], Awaitable[httpx2.Response]]
 
