@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,10 @@ import planted
 from aiwm.store.database import Database
 from gateway import Gateway
 from postgresql import PostgreSql
+
+# Who runs the tests in a shell's background has Ctrl-C switched off, and would switch it off for all they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Properties are tried on the same examples in every run; `--hypothesis-profile=default` looks for others.
 settings.load_profile("ci")
