@@ -17,9 +17,11 @@ _MUCH = 0.05
 
 
 def python() -> str:
-    optimized = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
-    build = "with" if optimized else "WITHOUT"
-    return f"{platform.python_version()}, built {build} profile-guided optimization, {_speed()}"
+    options = sysconfig.get_config_var("CONFIG_ARGS")
+    build = ""
+    if options is not None:  # Debian's, which is optimized, does not tell.
+        build = f"built {'with' if '--enable-optimizations' in options else 'WITHOUT'} profile-guided optimization, "
+    return f"{platform.python_version()}, {build}{_speed()}"
 
 
 def others_at_work() -> list[str]:
