@@ -325,6 +325,17 @@ async def test_who_sends_a_head_without_an_end_hears_why(port: int) -> None:
     _problem(await _shouted(port, b"GET / HTTP/1.1\r\n", b"X: %b\r\n" % (b"x" * 100_000), 50))
 
 
+async def test_who_sends_what_is_no_body_while_it_is_worked_on_hears_why(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n")
+    assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    for _ in range(50):
+        writer.write(b"no chunk" * 100_000)
+        await asyncio.wait_for(writer.drain(), PATIENCE)
+    _problem(await asyncio.wait_for(reader.read(), PATIENCE))
+    writer.close()
+
+
 async def test_who_sends_for_ever_is_left() -> None:
     async with _serving(parting=0.2) as port:
         _, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -83,10 +83,8 @@ async def _work(settings: Settings, listeners: Mapping[str, socket.socket], *, d
         await server.run_on(list(listeners.values()), ready=siblings.ready)
         settling.cancel()
         if siblings.leads:
+            # What others still answer may need what it looks after.
             await siblings.alone()
-
-
-# What others still answer may need what it looks after.
 
 
 @asynccontextmanager

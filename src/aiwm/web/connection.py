@@ -302,7 +302,7 @@ class Connection(asyncio.Protocol):
             if call.task is not None:
                 self._crowd.tasks.discard(call.task)
                 self._crowd.check()
-            if not call.answered and self._transport is not None:
+            if not (call.answered or self._parting) and self._transport is not None:
                 # The only signal left that this is no end.
                 self._transport.close()
 
@@ -355,6 +355,8 @@ class Connection(asyncio.Protocol):
         A connection that is closed while bytes of the caller are on their way is reset, and with that the answer may
         be lost: to one who sends a body that nobody wants, just when it is told so.
         """
+        if transport.is_closing():
+            return
         self._parting = True
         self.resume_reading()
         transport.write_eof()

@@ -44,7 +44,6 @@ class Birth(msgspec.Struct, frozen=True, kw_only=True):
     listeners: dict[str, int]
     """The descriptors of its listeners, by what is served there."""
     demo: bool
-    workers: int
 
 
 class _Worker:
@@ -119,7 +118,6 @@ class Parent:
             line=theirs.fileno(),
             listeners={name: listener.fileno() for name, listener in listeners.items()},
             demo=self._demo,
-            workers=len(self._listeners),
         )
         line = Line({**self._switchboard.words(number, lambda: line), "ready": lambda: self._is_ready(number)})
         await line.open(ours)
