@@ -45,7 +45,11 @@ class Workers(Gateway):
         deadline = time.monotonic() + PATIENCE
         while True:
             client = httpx2.Client(
-                base_url=self.url, headers={"authorization": f"Bearer {token}"} if token else {}, timeout=PATIENCE
+                base_url=self.url,
+                headers={"authorization": f"Bearer {token}"} if token else {},
+                timeout=PATIENCE,
+                # Its default closes what was idle for five seconds, and the next connection may be another worker's.
+                limits=httpx2.Limits(max_connections=1, keepalive_expiry=None),
             )
             if self.worker_of(client) == number:
                 self._callers.append(client)
