@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+import forks
 import planted
 from aiwm.store.database import Database
 from gateway import Gateway
@@ -32,6 +33,12 @@ settings.load_profile("ci")
 @pytest.fixture(scope="session", autouse=True)
 def _watched(tmp_path_factory: pytest.TempPathFactory) -> None:
     planted.begin(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forking() -> Iterator[None]:
+    yield
+    forks.close()
 
 
 _LEAKS = pytest.StashKey[list[str]]()

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ from typing import Any, Self
 
 import httpx2
 
+import forks
 import planted
 from patience import PATIENCE
 
@@ -54,7 +55,7 @@ class Gateway:
         self.iam_url = f"http://127.0.0.1:{self.iam_port}"
         self._arguments = arguments
         self._settings = settings
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: forks.Fork | subprocess.Popen[bytes] | None = None
         self.output = self.log = ""
         self._callers: list[httpx2.Client] = []
 
@@ -69,12 +70,7 @@ class Gateway:
             **self._settings,
         }
         environment = {name: value for name, value in environment.items() if value or name not in self._settings}
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "aiwm", "serve", *self._arguments],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        self.process = self._started(["serve", *self._arguments], environment)
         self._ready: queue.Queue[bool] = queue.Queue()
         self._readers = [
             threading.Thread(target=self._read, args=(self.process.stdout, "output"), daemon=True),
@@ -89,6 +85,11 @@ class Gateway:
             self.stop(signal.SIGKILL)
             raise AssertionError(f"AIWM did not start: {self.log}") from error
         return self
+
+    def _started(
+        self, arguments: Sequence[str], environment: Mapping[str, str]
+    ) -> forks.Fork | subprocess.Popen[bytes]:
+        return forks.start(arguments, environment)
 
     def _wait_until_it_listens(self) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -196,6 +197,18 @@ class Gateway:
     def inference(self, deployment_id: str) -> str:
         """The base URL of a deployment."""
         return f"{self.url}/deployments/{deployment_id}/inference"
+
+
+class TypedGateway(Gateway):
+    """The same, loaded from its first import on as by who types the command."""
+
+    def _started(self, arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "aiwm", *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
 
 def _seen(answer: httpx2.Response) -> None:

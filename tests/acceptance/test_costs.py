@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 from typing import Any
 
 import pytest
 
+import forks
 from gateway import Caller, Gateway
 from patience import PATIENCE
 
@@ -109,13 +108,10 @@ def test_a_request_that_the_provider_refuses_costs_nothing(shared_gateway: Gatew
 def repriced(gateway: Gateway, *arguments: str, code: int = 0) -> str:
     """What the command says, run beside the program that serves."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AIWM_")}
-    ended = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "aiwm", "reprice", *arguments],
-        env=environment | {"AIWM_DATA_DIR": str(gateway.folder), "COLUMNS": "120"},
-        capture_output=True,
-        text=True,
+    ended = forks.run(
+        ["reprice", *arguments],
+        environment | {"AIWM_DATA_DIR": str(gateway.folder), "COLUMNS": "120"},
         timeout=PATIENCE,
-        check=False,
     )
     assert ended.returncode == code, ended
     return ended.stdout + ended.stderr

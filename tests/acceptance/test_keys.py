@@ -6,7 +6,6 @@ import json
 import os
 import sqlite3
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
+import forks
 from gateway import Caller, Gateway
 from patience import PATIENCE
 from planted import MARK
@@ -52,11 +52,8 @@ def provider() -> Iterator[str]:
 
 def _rotate(folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AIWM_")}
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "aiwm", "keys", "rotate"],
-        env=environment | {"AIWM_DATA_DIR": str(folder)} | settings,
-        capture_output=True, text=True, timeout=PATIENCE, check=False,
-    )  # fmt: skip
+    given = environment | {"AIWM_DATA_DIR": str(folder)} | settings
+    return forks.run(["keys", "rotate"], given, timeout=PATIENCE)
 
 
 def _keys(folder: Path) -> list[str]:
@@ -189,8 +186,6 @@ def test_a_database_that_others_can_read_keeps_it_from_starting(tmp_path: Path) 
     (folder / "aiwm.db").chmod(0o644)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AIWM_")}
     settings = {"AIWM_DATA_DIR": str(folder), "AIWM_PORT": "0", "AIWM_IAM_PORT": "0"}
-    done = subprocess.run(
-        [sys.executable, "-m", "aiwm", "serve"], env=environment | settings, capture_output=True, text=True, timeout=60
-    )
+    done = forks.run(["serve"], environment | settings, timeout=PATIENCE)
     text = f"aiwm: other users of this machine can read {folder / 'aiwm.db'}: run `chmod 600 '{folder / 'aiwm.db'}'`\n"
     assert (done.returncode, done.stderr) == (2, text)

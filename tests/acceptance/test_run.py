@@ -20,6 +20,7 @@ from pathlib import Path
 import openai
 import pytest
 
+import forks
 from gateway import Gateway, free_ports
 from hub import Hub, Repository
 from patience import PATIENCE
@@ -56,7 +57,9 @@ class Commands:
 
     def run(self, *arguments: str) -> tuple[int, str]:
         """The exit code, and all that was said."""
-        return self.end(self.start(*arguments))
+        ended = forks.run(arguments, self.environment, timeout=PATIENCE)
+        assert "Traceback" not in ended.stderr
+        return ended.returncode, ended.stdout + ended.stderr
 
     def end(self, command: subprocess.Popen[str]) -> tuple[int, str]:
         output, errors = command.communicate(timeout=PATIENCE)

@@ -24,7 +24,7 @@ from joserfc import jwt
 from joserfc.jwk import OctKey
 
 from aiwm import __version__
-from gateway import ADMIN_PASSWORD, Gateway, free_ports, get, post, secrets_in
+from gateway import ADMIN_PASSWORD, Gateway, TypedGateway, free_ports, get, post, secrets_in
 from patience import PATIENCE
 from planted import MARK
 from postgresql import PostgreSql
@@ -81,7 +81,7 @@ def _state(folder: Path) -> dict[str, bytes]:
 def test_the_first_start_makes_everything_for_this_user_only_and_the_second_keeps_it(tmp_path: Path) -> None:
     # All that a URL would read as something else.
     folder = tmp_path / "100%20 deep?" / "data #1"
-    first = Gateway(folder, AIWM_ADMIN_PASSWORD="")
+    first = TypedGateway(folder, AIWM_ADMIN_PASSWORD="")
     with first:
         [password] = re.findall(r"First user: admin, password (\S+)", first.output)
         assert len(password) >= 20
@@ -108,7 +108,7 @@ def test_the_first_start_makes_everything_for_this_user_only_and_the_second_keep
     assert f"http://localhost:{first.iam_port}" in first.output
     keys = {name: (folder / name).read_bytes() for name in ("signing-key.pem", "encryption-keys", "admin-password")}
 
-    second = Gateway(folder, AIWM_ADMIN_PASSWORD="")
+    second = TypedGateway(folder, AIWM_ADMIN_PASSWORD="")
     with second:
         assert secrets_in(second.output + second.log, password) == []
         assert "First user" not in second.output
@@ -316,7 +316,7 @@ def test_the_port_of_the_simulator_that_is_taken_is_told() -> None:
 
 
 def test_ctrl_c_ends_it_with_0_and_lets_go_of_everything(tmp_path: Path) -> None:
-    running = Gateway(tmp_path / "data", AIWM_LOG_FORMAT="console").start()
+    running = TypedGateway(tmp_path / "data", AIWM_LOG_FORMAT="console").start()
     get(f"{running.url}/healthz")
     assert running.stop(signal.SIGINT) == 0
     assert "path=/healthz" in running.log
@@ -426,7 +426,7 @@ def _flow(running: Gateway, token: str) -> None:
 
 def test_the_guides_flow_works_on_postgresql_and_survives_a_restart(tmp_path: Path, postgresql: PostgreSql) -> None:
     url = postgresql.new_database()
-    with Gateway(tmp_path / "data", "--demo", AIWM_DATABASE_URL=url) as running:
+    with TypedGateway(tmp_path / "data", "--demo", AIWM_DATABASE_URL=url) as running:
         _flow(running, running.login().token)
     assert "aiwm.db" not in _modes(tmp_path / "data")
     with Gateway(tmp_path / "data", AIWM_DATABASE_URL=url) as again:

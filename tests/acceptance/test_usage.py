@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+import forks
 from gateway import Gateway
 from patience import PATIENCE
 
 
 def said(folder: Path, *arguments: str, code: int = 0) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AIWM_")}
-    ended = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "aiwm", "usage", *arguments],
-        env=environment | {"AIWM_DATA_DIR": str(folder), "COLUMNS": "160"},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
+    ended = forks.run(
+        ["usage", *arguments], environment | {"AIWM_DATA_DIR": str(folder), "COLUMNS": "160"}, timeout=PATIENCE
     )
     assert ended.returncode == code, ended
     return ended.stdout + ended.stderr
