@@ -102,6 +102,7 @@ class Journal:
             raise StartError(f"the journal can't be written in {folder}: {error.strerror}") from error
         self._older: list[_Segment] = []
         self._dirty: dict[_Segment, None] = {}
+        self._any_dirty = asyncio.Event()
         self.failing = False
         """Whether the last line could not be written. Requests are refused until one can be."""
 
@@ -133,7 +134,9 @@ class Journal:
         """Makes lines durable, until cancelled."""
         loop = asyncio.get_running_loop()
         while self._fsync_seconds:
+            await self._any_dirty.wait()
             await asyncio.sleep(self._fsync_seconds)
+            self._any_dirty.clear()
             dirty, self._dirty = self._dirty, {}
             for segment in dirty:
                 if segment not in (self._current, *self._older):
@@ -167,7 +170,9 @@ class Journal:
             self._fails(error)
             return False
         segment.unsettled.add(row.request_id)
-        self._dirty[segment] = None
+        if segment not in self._dirty:
+            self._dirty[segment] = None
+            self._any_dirty.set()
         if self.failing and opening:  # A closing finds room where no opening does.
             self.failing = False
             _log.warning("the journal is written again")

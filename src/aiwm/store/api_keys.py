@@ -30,6 +30,13 @@ SORTABLE = {
     "lastUsedAt": func.coalesce(api_keys.c.last_used_at, 0),
 }
 
+# Asked for twice a second as long as AIWM runs, so it is made once.
+_REVOKED_SINCE = (
+    select(api_keys.c.id, api_keys.c.deleted_at)
+    .where(api_keys.c.deleted_at >= bindparam("time"))
+    .order_by(api_keys.c.deleted_at)
+)
+
 
 class ApiKeyStore:
     def __init__(self, database: Database) -> None:
@@ -90,13 +97,9 @@ class ApiKeyStore:
 
     async def revoked_since(self, time: int) -> Sequence[tuple[str, int]]:
         """Keys revoked at or after `time`, the oldest first, each with when."""
-        async with self._database.reading() as connection:
-            rows = await connection.execute(
-                select(api_keys.c.id, api_keys.c.deleted_at)
-                .where(api_keys.c.deleted_at >= time)
-                .order_by(api_keys.c.deleted_at)
-            )
-            return [(row.id, row.deleted_at) for row in rows]
+        return await self._database.read(
+            lambda connection: [(row.id, row.deleted_at) for row in connection.execute(_REVOKED_SINCE, {"time": time})]
+        )
 
     async def used(self, uses: Mapping[str, int]) -> None:
         """When each key was used last; other processes may know of later uses."""

@@ -3,6 +3,10 @@
 Everything above this room sees two ways in, `reading()` and `writing()`, each one transaction. On
 SQLite a writing transaction takes the write lock at its first word (BEGIN IMMEDIATE), so what it
 reads stays true until it commits; on PostgreSQL the store locks the rows it decides on.
+
+What is done again and again goes through `read` and `written`: the same transactions, given as a
+function. The asynchronous driver of SQLite changes threads twice for each step of a transaction,
+some ten times in all; these change threads once.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from aiwm.store.tables import metadata
 BUSY_SECONDS = 5
 """How long a statement waits for SQLite's lock or for a pooled connection before the caller is told to try again."""
 
+_READING, _WRITING = "BEGIN", "BEGIN IMMEDIATE"
 _OTHERS = 0o077
 _MIGRATION_LOCK = 4_120_240_419
 """PostgreSQL advisory lock: two programs started at once migrate one after the other."""
@@ -53,7 +58,8 @@ class Database:
                 "started with"
             )
         self._engine = _sqlite_engine(self._url) if self._sqlite else _postgresql_engine(url)
-        self._writer = _Writer(self._url) if self._sqlite else None
+        self._reader = _Thread(self._url, _READING) if self._sqlite else None
+        self._writer = _Thread(self._url, _WRITING) if self._sqlite else None
 
     @property
     def is_shared(self) -> bool:
@@ -63,24 +69,31 @@ class Database:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that changes nothing. Raises Unavailable when the database does not answer."""
-        async with _logged(), self._transaction("BEGIN") as connection:
+        async with _logged(), self._transaction(_READING) as connection:
             yield connection
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that is all done or not at all. Raises Unavailable when the database does not answer."""
-        async with _logged(), self._transaction("BEGIN IMMEDIATE") as connection:
+        async with _logged(), self._transaction(_WRITING) as connection:
             yield connection
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """What `work` answers, run within one reading transaction. Raises Unavailable like `reading`."""
+        if self._reader is not None:
+            async with _logged(), _translated():
+                return await self._reader.run(work)
+        async with self.reading() as connection:
+            return await connection.run_sync(work)
 
     async def written(self, work: Callable[[Connection], T]) -> T:
         """What `work` answers, run within one writing transaction. Raises Unavailable like `writing`.
 
-        For many statements in a row: on SQLite all of them are one step of one thread, instead of several for each
-        statement. When the caller is cancelled the transaction may still be done.
+        When the caller is cancelled the transaction may still be done.
         """
         if self._writer is not None:
             async with _logged(), _translated():
-                return await self._writer.written(work)
+                return await self._writer.run(work)
         async with self.writing() as connection:
             return await connection.run_sync(work)
 
@@ -102,7 +115,7 @@ class Database:
     async def migrate(self) -> None:
         """Brings an older database up to this program. Raises StartError for a newer one, or when none is there."""
         try:
-            async with self._transaction("BEGIN") as connection:
+            async with self._transaction(_READING) as connection:
                 found = await connection.run_sync(migrations.revision)
             if found == migrations.HEAD:
                 return
@@ -111,7 +124,7 @@ class Database:
                     f"the database {self._shown} is newer than this program (it has revision {found}): "
                     "install the AIWM that made it, or a later one"
                 )
-            async with self._transaction("BEGIN IMMEDIATE") as connection:
+            async with self._transaction(_WRITING) as connection:
                 if not self._sqlite:
                     await connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
                 await connection.run_sync(migrations.upgrade)
@@ -127,8 +140,9 @@ class Database:
             return await connection.run_sync(lambda sync: migrations.differences(sync, metadata))
 
     async def aclose(self) -> None:
-        if self._writer is not None:
-            await self._writer.aclose()
+        for thread in (self._reader, self._writer):
+            if thread is not None:
+                await thread.aclose()
         await self._engine.dispose()
 
     @property
@@ -191,16 +205,16 @@ def _require_closed(path: str) -> None:
                 raise StartError(f"other users of this machine can read {each}: run `chmod 600 '{each}'`")
 
 
-class _Writer:
-    """A thread with a connection of its own to SQLite, for `written`."""
+class _Thread:
+    """A thread with a connection of its own to SQLite. Transactions begin with `first_word`."""
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, first_word: str) -> None:
         engine = create_engine(url.set(drivername="sqlite+pysqlite"), pool_size=1, max_overflow=0)
         _configure(engine)
-        self._engine = engine.execution_options(aiwm_begin="BEGIN IMMEDIATE")
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="aiwm-writer")
+        self._engine = engine.execution_options(aiwm_begin=first_word)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="aiwm-database")
 
-    async def written(self, work: Callable[[Connection], T]) -> T:
+    async def run(self, work: Callable[[Connection], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, work)
 
     def _run(self, work: Callable[[Connection], T]) -> T:
@@ -208,7 +222,7 @@ class _Writer:
             return work(connection)
 
     async def aclose(self) -> None:
-        """After what is being written."""
+        """After what is being done."""
         await asyncio.to_thread(self._thread.shutdown)
         self._engine.dispose()
 

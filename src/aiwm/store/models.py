@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import ColumnElement, Row, and_, case, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, bindparam, case, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aiwm.domain.audit import AuditEntry
@@ -50,6 +50,11 @@ SORTABLE = {
 }
 
 COUNTED = {"status": models.c.status, "type": models.c.type}
+
+# Asked for with each batch of usage, so it is made once.
+_PRICES_OF = select(models.c.id, models.c.model_identifier, models.c.prices).where(
+    models.c.id.in_(bindparam("ids", expanding=True)), models.c.prices.is_not(None)
+)
 
 
 class InTheWay(NamedTuple):
@@ -144,12 +149,9 @@ class ModelStore:
 
     async def prices_of(self, model_ids: Collection[str]) -> Mapping[str, OwnPrices]:
         """What operators have set for these models, deleted ones too, whoever asks; only for the ledger."""
-        wanted = select(models.c.id, models.c.model_identifier, models.c.prices).where(
-            models.c.id.in_(model_ids), models.c.prices.is_not(None)
-        )
-        async with self._database.reading() as connection:
-            found = await connection.execute(wanted)
-            return {row.id: OwnPrices(row.model_identifier, _prices(row.prices)) for row in found}
+        ids = {"ids": list(model_ids)}
+        found = await self._database.read(lambda connection: connection.execute(_PRICES_OF, ids).all())
+        return {row.id: OwnPrices(row.model_identifier, _prices(row.prices)) for row in found}
 
     async def by_id(self, model_id: str) -> Model | None:
         """The model of a deployment, whoever asks; only for building targets."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import and_, delete, insert, or_, select, update
+from sqlalchemy import and_, bindparam, delete, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aiwm.domain.users import Session, UserStatus
@@ -12,6 +12,13 @@ from aiwm.store.database import Database
 from aiwm.store.tables import sessions, users
 
 _GOOD = and_(users.c.deleted_at.is_(None), users.c.status == UserStatus.ACTIVE)
+
+# Asked for twice a second as long as AIWM runs, so it is made once.
+_REVOKED_SINCE = (
+    select(sessions.c.id, sessions.c.revoked_at)
+    .where(sessions.c.revoked_at >= bindparam("time"))
+    .order_by(sessions.c.revoked_at)
+)
 
 
 class SessionStore:
@@ -77,13 +84,9 @@ class SessionStore:
 
     async def revoked_since(self, time: int) -> Sequence[tuple[str, int]]:
         """Sessions revoked at or after `time`, the oldest first, each with when."""
-        async with self._database.reading() as connection:
-            rows = await connection.execute(
-                select(sessions.c.id, sessions.c.revoked_at)
-                .where(sessions.c.revoked_at >= time)
-                .order_by(sessions.c.revoked_at)
-            )
-            return [(row.id, row.revoked_at) for row in rows]
+        return await self._database.read(
+            lambda connection: [(row.id, row.revoked_at) for row in connection.execute(_REVOKED_SINCE, {"time": time})]
+        )
 
 
 async def revoke_sessions_of(

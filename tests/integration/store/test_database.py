@@ -99,6 +99,15 @@ async def test_many_statements_in_one_step_are_all_done_or_not_at_all(database: 
     assert await _count(database) == 40
 
 
+async def test_what_is_read_in_one_step_is_what_was_committed_and_takes_no_lock(database: Database) -> None:
+    async with database.writing() as connection:
+        await connection.execute(_INSERT, {"id": "a" * 24})
+        statement = text("SELECT id FROM organizations")
+        seen = [await database.read(lambda reader: reader.scalars(statement).all()) for _ in range(2)]
+    assert seen == [[], []]
+    assert await database.read(lambda reader: reader.scalars(statement).all()) == ["a" * 24]
+
+
 async def test_a_transaction_that_is_cancelled_at_any_moment_leaves_nothing_to_be_done(database: Database) -> None:
     """What is left to be done then would be broken off when the program ends."""
     await _count(database)
