@@ -1,6 +1,7 @@
 """A worker that serves nothing but who it is: what a parent starts in its tests. Its folder says what goes wrong.
 
 fails-N     worker N ends with the exit code in this file before it is ready
+answers-N   worker N still answers something when it is told to stop, as long as this file is there
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 from pathlib import Path
 
 from aiwm.workers.line import Line
+from patience import eventually
 
 
 async def serve() -> int:
@@ -44,6 +46,7 @@ async def serve() -> int:
     (folder / f"ready-{birth['number']}").write_text(str(os.getpid()))
     await stopped.wait()
     server.close()
+    await eventually(lambda: not (folder / f"answers-{birth['number']}").exists())
     line.close()
     return 0
 

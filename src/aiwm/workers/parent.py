@@ -2,8 +2,8 @@
 
 The parent binds the ports before anything is made, starts a worker for each number, starts another one when one dies,
 and passes signals on. The first worker makes what is made once, so the others start after it. Each has a listener of
-its own on each port, which the parent holds too: connections that the kernel gave to a worker that dies wait for the
-one that takes its place.
+its own on each port, which the parent holds too, until all stop: connections that the kernel gave to a worker that dies
+wait for the one that takes its place.
 """
 
 from __future__ import annotations
@@ -76,11 +76,11 @@ class Parent:
 
     async def run(self) -> int:
         """The exit code. Raises StartError when a process can't be made."""
-        with self._signals(), contextlib.ExitStack() as held:
-            for listeners in self._listeners.values():
-                for listener in listeners.values():
-                    held.enter_context(listener)
-            await asyncio.gather(*(self._kept(number) for number in self._listeners))
+        with self._signals():
+            try:
+                await asyncio.gather(*(self._kept(number) for number in self._listeners))
+            finally:
+                self._release()
         return self._code
 
     async def _kept(self, number: int) -> None:
@@ -90,6 +90,8 @@ class Parent:
         pause = _FIRST_PAUSE
         while not self._stopped.is_set():
             worker = await self._start(number)
+            if worker is None:
+                return
             code = await worker.process.wait()
             del self._living[number]
             await self._switchboard.left(number)
@@ -109,8 +111,14 @@ class Parent:
                     await self._until(lambda: False)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    async def _start(self, number: int) -> _Worker:
+    async def _start(self, number: int) -> _Worker | None:
+        """None when all stop instead."""
         ours, theirs = socket.socketpair()
+        line = Line({**self._switchboard.words(number, lambda: line), "ready": lambda: self._is_ready(number)})
+        await line.open(ours)
+        if self._stopped.is_set():
+            theirs.close()
+            return None
         listeners = self._listeners[number]
         birth = Birth(
             number=number,
@@ -119,8 +127,6 @@ class Parent:
             listeners={name: listener.fileno() for name, listener in listeners.items()},
             demo=self._demo,
         )
-        line = Line({**self._switchboard.words(number, lambda: line), "ready": lambda: self._is_ready(number)})
-        await line.open(ours)
         options = [f"-W{option}" for option in sys.warnoptions]
         with theirs:
             try:
@@ -170,7 +176,14 @@ class Parent:
         for worker in self._living.values():
             with contextlib.suppress(ProcessLookupError):
                 worker.process.send_signal(number)
+        self._release()
         self._tell()
+
+    def _release(self) -> None:
+        """Nobody waits for a worker any more: who comes when the last one has stopped listening is refused."""
+        for listeners in self._listeners.values():
+            for listener in listeners.values():
+                listener.close()
 
     async def _until(self, holds: Callable[[], bool]) -> None:
         """Or until all stop."""

@@ -100,6 +100,28 @@ async def test_a_signal_is_passed_on_once_and_all_come_to_their_end(tmp_path: Pa
     assert [(tmp_path / f"signals-{each}").read_text() for each in (1, 2)] == [number.name] * 2
 
 
+async def test_who_comes_while_the_last_answers_are_given_is_refused_at_once(tmp_path: Path) -> None:
+    async with house(tmp_path) as running:
+        await running.ready(1, 2)
+        (tmp_path / "answers-2").touch()
+        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            await eventually(lambda: refused(running.port))
+            assert not running.running.done()
+        finally:
+            (tmp_path / "answers-2").unlink()
+        assert await running.stop() == 0
+
+
+async def refused(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except ConnectionRefusedError:
+        return True
+    writer.close()
+    return False
+
+
 async def test_the_others_start_after_the_first_one_and_not_at_all_when_it_does_not(tmp_path: Path) -> None:
     (tmp_path / "fails-1").write_text("2")
     async with house(tmp_path) as running:
