@@ -269,8 +269,8 @@ class Door:
         return row
 
     def descriptors(self) -> int:
-        """How many files and sockets the process has open."""
-        return len(list(Path(f"/proc/{self._pid}/fd").iterdir()))
+        """How many files and sockets the processes that serve have open."""
+        return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in self.gateway.pids)
 
     async def until_descriptors(self, most: int) -> None:
         async def few() -> bool:
@@ -279,17 +279,13 @@ class Door:
         await eventually(few)
 
     def forget_peak_memory(self) -> None:
-        Path(f"/proc/{self._pid}/clear_refs").write_text("5")
+        for pid in self.gateway.pids:
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
 
     def peak_memory(self) -> int:
-        """The most bytes of memory that the process ever had, since `forget_peak_memory`."""
-        lines = Path(f"/proc/{self._pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-
-    @property
-    def _pid(self) -> int:
-        assert self.gateway.process is not None
-        return self.gateway.process.pid
+        """The most bytes of memory that each process ever had, since `forget_peak_memory`, taken together."""
+        lines = [line for pid in self.gateway.pids for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
     def complaints(self, since: int = 0) -> list[str]:
         """Lines of the log that tell of something unexpected."""

@@ -59,6 +59,12 @@ class Gateway:
         self.output = self.log = ""
         self._callers: list[httpx2.Client] = []
 
+    @property
+    def pids(self) -> list[int]:
+        """The processes that serve."""
+        assert self.process is not None
+        return [self.process.pid]
+
     def start(self) -> Self:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AIWM_")}
         environment |= {

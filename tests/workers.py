@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Final, Self
 
 import httpx2
 import orjson
@@ -21,6 +22,15 @@ class Workers(Gateway):
         self.settings = settings
         self.token = ""
         """Of a login that a test keeps: while a worker is away a new one may have to wait for it."""
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.all_serve()
+        return self
+
+    @property
+    def pids(self) -> list[int]:
+        return [self.pid(number) for number in self.numbers]
 
     def pid(self, number: int) -> int:
         """The process that has this number now; 0 for none."""
@@ -69,3 +79,8 @@ class Workers(Gateway):
         """Waits until each has answered something."""
         for number in self.numbers:
             self.to(number)
+
+
+KINDS: Final[dict[str, type[Gateway]]] = {"one process": Gateway, "two workers": Workers}
+"""What tests of bytes, faults and hostile input run on. On workers each connection goes to one of them at random, most
+often not to the one that was told of the deployment."""

@@ -27,7 +27,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
     """For tests that leave it as it was."""
     folder = tmp_path_factory.mktemp("aiwm")
     with Workers(folder, "--demo", AIWM_PRIVATE_UPSTREAMS="127.0.0.1") as running:
-        running.all_serve()
         yield running
 
 
@@ -37,7 +36,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
 def test_workers_are_greeted_once_and_stop_together(tmp_path: Path) -> None:
     gateway = Workers(tmp_path, "--demo", workers=3)
     with gateway:
-        gateway.all_serve()
         pids = [gateway.pid(number) for number in gateway.numbers]
         assert len({*pids, 0}) == 4
         assert gateway.output.count("Ctrl-C stops it") == 1
@@ -82,7 +80,6 @@ def test_what_keeps_a_worker_from_starting_ends_the_program_with_its_words(tmp_p
 def test_answers_under_way_come_to_their_end_before_the_workers_do(tmp_path: Path, number: signal.Signals) -> None:
     gateway = Workers(tmp_path, "--demo", AIWM_PRIVATE_UPSTREAMS="127.0.0.1")
     with gateway:
-        gateway.all_serve()
         admin = gateway.login()
         deployment = gateway.deploy(admin, "openai", f"http://127.0.0.1:{gateway.simulator_port}")
         answers: list[str] = []
@@ -111,7 +108,6 @@ def test_answers_under_way_come_to_their_end_before_the_workers_do(tmp_path: Pat
 def test_workers_whose_parent_is_killed_come_to_their_end(tmp_path: Path) -> None:
     gateway = Workers(tmp_path)
     with gateway:
-        gateway.all_serve()
         assert gateway.process is not None
         pids = [gateway.pid(number) for number in gateway.numbers]
         os.kill(gateway.process.pid, signal.SIGKILL)

@@ -31,7 +31,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
         AIWM_KEEP_ENGINES="false",
     )
     with nothing_left(data / "engines"), gateway:
-        gateway.all_serve()
         gateway.token = gateway.login().token
         yield gateway
 

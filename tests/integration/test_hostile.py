@@ -16,6 +16,7 @@ import pytest
 
 from gateway import Gateway
 from planted import MARK
+from workers import KINDS
 
 BODY = b'{"messages":[{"role":"user","content":"Hi"}]}'
 
@@ -82,6 +83,13 @@ def _some(line: socket.socket) -> bytes:
 
 def _get(path: str, *, host: str = "localhost", more: str = "") -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {{t}}\r\n{more}\r\n".encode("latin-1")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    folder = tmp_path_factory.mktemp("aiwm")
+    with KINDS[request.param](folder, "--demo", AIWM_PRIVATE_UPSTREAMS="127.0.0.1") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import hashlib
 import random
+from collections.abc import Iterator
 
 import brotli  # type: ignore[import-untyped]
 import pytest
@@ -13,17 +14,20 @@ import zstandard
 
 from callers import Body, Door, answering, answering_once, fields, framed, request, unchunked
 from fakes import RawPeer, RawServer
-from gateway import Gateway
 from patience import PATIENCE
+from workers import KINDS
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
 
 MIB = 1 << 20
 
 
-@pytest.fixture(scope="module")
-def door(gateway: Gateway) -> Door:
-    return Door(gateway)
+@pytest.fixture(scope="module", params=KINDS)
+def door(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    with KINDS[request.param](tmp_path_factory.mktemp("aiwm"), AIWM_PRIVATE_UPSTREAMS="127.0.0.1") as gateway:
+        door = Door(gateway)
+        yield door
+        assert door.complaints() == []
 
 
 def noise(size: int, seed: int = 7) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -13,13 +14,14 @@ from callers import Door, Line, answering, framed, request
 from fakes import RawPeer, RawServer
 from gateway import Gateway
 from patience import PATIENCE, eventually
+from workers import KINDS
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
 
 
-@pytest.fixture(scope="module")
-def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
-    with Gateway(tmp_path_factory.mktemp("aiwm"), AIWM_PRIVATE_UPSTREAMS="127.0.0.1") as gateway:
+@pytest.fixture(scope="module", params=KINDS)
+def door(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    with KINDS[request.param](tmp_path_factory.mktemp("aiwm"), AIWM_PRIVATE_UPSTREAMS="127.0.0.1") as gateway:
         door = Door(gateway)
         yield door
         assert door.complaints() == []
@@ -201,35 +203,38 @@ async def test_a_caller_who_leaves_with_the_last_byte_has_got_a_complete_answer(
 
 
 async def test_nothing_is_left_behind_by_those_who_leave(door: Door) -> None:
-    moments = asyncio.Semaphore(0)
+    asked: defaultdict[bytes, asyncio.Event] = defaultdict(asyncio.Event)
 
     async def script(peer: RawPeer) -> None:
         while found := await peer.read_request():
-            if b"/stream" in found[0].split(b"\r\n")[0]:
+            path = found[0].split(b" ")[1]
+            if b"/stream" in path:
                 await peer.write(HEAD + CHUNK)
-            moments.release()
+            asked[path.rpartition(b"/")[2]].set()
 
-    async def leave(deployment: str, path: str, way: Leave) -> None:
+    async def leave(deployment: str, number: int, kind: str, way: Leave) -> None:
         async with await door.line() as line:
-            await line.send(request("POST", door.path(deployment, path), [door.bearer], b"{}"))
-            await moments.acquire()
-            if path == "stream":
+            path = door.path(deployment, f"{kind}/{number}")
+            await line.send(request("POST", path, [door.bearer], b"{}"))
+            await soon(asked[b"%d" % number])
+            if kind == "stream":
                 await line.head()
             way(line)
 
     async with RawServer(script) as server:
         deployment = door.deploy(server.port)
-        for way in WAYS.values():  # Once, so that what is opened only once is open.
-            await leave(deployment, "silence", way)
-        await eventually(lambda: at_least(door, deployment, 2))
+        leaving = [(kind, way) for kind in ("silence", "stream") for way in WAYS.values()] * 15
+        numbered = [(number, *each) for number, each in enumerate(leaving)]
+        await asyncio.gather(*(leave(deployment, *each) for each in numbered[:20]))
+        # What is opened only once is open now.
+        await eventually(lambda: at_least(door, deployment, 20))
         before = door.descriptors()
-        leaving = [(path, way) for path in ("silence", "stream") for way in WAYS.values()] * 15
-        for first in range(0, len(leaving), 20):
-            await asyncio.gather(*(leave(deployment, *each) for each in leaving[first : first + 20]))
-        rows = await eventually(lambda: at_least(door, deployment, 2 + len(leaving)))
-        assert len(rows) == 2 + len(leaving)
+        for first in range(20, len(leaving), 20):
+            await asyncio.gather(*(leave(deployment, *each) for each in numbered[first : first + 20]))
+        rows = await eventually(lambda: at_least(door, deployment, len(leaving)))
+        assert len(rows) == len(leaving)
         assert {row["end"] for row in rows} == {"client-gone"}
-        # A few are the database's own; sixty connections that were left would be many more.
+        # A few are the database's own; forty connections that were left would be many more.
         await door.until_descriptors(before + 12)
 
 
@@ -242,12 +247,13 @@ async def at_least(door: Door, deployment: str, number: int) -> list[dict[str, o
 
 
 @pytest.fixture
-def stopping(tmp_path: Path) -> Iterator[Callable[[int], Door]]:
+def stopping(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[int], Door]]:
     """A gateway of its own for a test that stops it; the number is its AIWM_DRAIN_SECONDS."""
     started: list[Gateway] = []
 
     def start(drain_seconds: int) -> Door:
-        gateway = Gateway(tmp_path, AIWM_PRIVATE_UPSTREAMS="127.0.0.1", AIWM_DRAIN_SECONDS=str(drain_seconds))
+        settings = {"AIWM_PRIVATE_UPSTREAMS": "127.0.0.1", "AIWM_DRAIN_SECONDS": str(drain_seconds)}
+        gateway = KINDS[getattr(request, "param", "one process")](tmp_path, **settings)
         started.append(gateway)
         gateway.__enter__()
         return Door(gateway)
@@ -298,6 +304,7 @@ async def test_a_stream_that_runs_is_finished_before_the_program_ends(stopping: 
     assert door.complaints() == []
 
 
+@pytest.mark.parametrize("stopping", KINDS, indirect=True)
 async def test_a_stream_that_does_not_end_is_cut_and_booked(stopping: Callable[[int], Door]) -> None:
     door = stopping(1)
 
@@ -340,6 +347,7 @@ async def test_a_request_without_an_answer_yet_is_told_that_the_program_ends(sto
     assert_only_the_cut_was_logged(door)
 
 
+@pytest.mark.parametrize("stopping", KINDS, indirect=True)
 async def test_a_second_signal_ends_the_program_at_once(stopping: Callable[[int], Door]) -> None:
     door = stopping(60)
     provider = Provider(RawPeer.read_request)

@@ -14,6 +14,7 @@ import trustme
 from callers import Door, answering, framed, request
 from fakes import RawPeer, RawServer
 from gateway import Gateway, free_ports
+from workers import KINDS
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
 
@@ -22,11 +23,11 @@ TIMED_OUT = (504, "Gateway Timeout", "Request to AI provider timed out")
 LIMIT = 200_000
 
 
-@pytest.fixture(scope="module")
-def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+@pytest.fixture(scope="module", params=KINDS)
+def door(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     folder = tmp_path_factory.mktemp("aiwm")
     settings = {"AIWM_PRIVATE_UPSTREAMS": "127.0.0.1", "AIWM_MAX_BODY_BYTES": str(LIMIT)}
-    with Gateway(folder, AIWM_CONNECT_TIMEOUT="0.5", **settings) as gateway:
+    with KINDS[request.param](folder, AIWM_CONNECT_TIMEOUT="0.5", **settings) as gateway:
         door = Door(gateway)
         yield door
         assert door.complaints() == []
