@@ -6,6 +6,7 @@ The same tests run on SQLite and on PostgreSQL.
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
 import signal
 import tempfile
@@ -21,6 +22,17 @@ import planted
 from aiwm.store.database import Database
 from gateway import Gateway
 from postgresql import PostgreSql
+
+# Thousands of tests are objects that stay. Looking through them for garbage again and again, as some tests do to see
+# what is left, takes longer than the tests themselves.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
 
 # Who runs the tests in a shell's background has Ctrl-C switched off, and would switch it off for all they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
