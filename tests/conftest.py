@@ -116,16 +116,23 @@ def _migrate(url: str) -> None:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A database, once on each engine: empty, or migrated if the test asks for `database` too."""
     migrated = "database" in request.fixturenames
     if request.param == "sqlite":
         path = tmp_path / "aiwm.db"
         if migrated:
             shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
-        return f"sqlite+aiosqlite:///{path}"
+        yield f"sqlite+aiosqlite:///{path}"
+        return
     server: PostgreSql = request.getfixturevalue("postgresql")
-    return server.new_database(like=request.getfixturevalue("migrated_postgresql") if migrated else "template1")
+    if not migrated:
+        yield server.new_database()
+        return
+    like = request.getfixturevalue("migrated_postgresql")
+    url = server.borrowed(like)
+    yield url
+    server.give_back(url, like)
 
 
 @pytest.fixture

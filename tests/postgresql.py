@@ -18,6 +18,37 @@ from patience import PATIENCE
 
 _USER = "aiwm"
 
+_SCHEMA = """
+SELECT md5(concat(
+  (SELECT string_agg(version_num, ',') FROM alembic_version),
+  (SELECT string_agg(concat_ws(' ', relname, relkind, attname, atttypid, atttypmod, attnotnull, attisdropped), ','
+     ORDER BY relname, attnum)
+   FROM pg_class c JOIN pg_attribute a ON attrelid = c.oid
+   WHERE relnamespace = 'public'::regnamespace AND attnum > 0),
+  (SELECT string_agg(pg_get_constraintdef(oid), ',' ORDER BY conrelid::regclass::text, conname)
+   FROM pg_constraint WHERE connamespace = 'public'::regnamespace),
+  (SELECT string_agg(indexdef, ',' ORDER BY indexname) FROM pg_indexes WHERE schemaname = 'public'),
+  (SELECT count(*) FROM pg_namespace WHERE nspname NOT LIKE 'pg_temp%' AND nspname NOT LIKE 'pg_toast_temp%'),
+  (SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace),
+  (SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal),
+  (SELECT count(*) FROM pg_statistic s JOIN pg_class c ON c.oid = starelid
+   WHERE relnamespace = 'public'::regnamespace),
+  (SELECT count(*) FROM pg_db_role_setting)
+));
+"""
+"""Whatever a test may change besides rows, as one line."""
+
+_EMPTY = """
+DO $$ DECLARE used text; BEGIN
+  PERFORM pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid();
+  SELECT string_agg(oid::regclass::text, ', ') INTO used FROM pg_class
+    WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname <> 'alembic_version'
+      AND pg_relation_size(oid) > 0;
+  IF used IS NOT NULL THEN EXECUTE 'TRUNCATE ' || used || ' RESTART IDENTITY CASCADE'; END IF;
+END $$;
+"""
+
 
 class PostgreSql:
     def __init__(self, folder: Path) -> None:
@@ -32,12 +63,27 @@ class PostgreSql:
         self._run("initdb", "--auth=trust", "--encoding=utf8", "--no-sync", "-U", _USER, "-D", str(self._data))
         [self.port] = free_ports(1)
         self._databases = 0
+        self._empty: dict[str, list[str]] = {}
+        self._schemas: dict[str, str] = {}
         self.start()
 
     def start(self) -> None:
         options = ["-c", "unix_socket_directories=", "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200"]
+        # What a test has written stays in the log of what was written: there it is looked for when all has run.
+        options += ["-c", "wal_keep_size=100GB", "-c", "wal_init_zero=off", "-c", "wal_recycle=off"]
         self._server = subprocess.Popen(
-            [self._bin / "postgres", "-D", self._data, "-p", str(self.port), "-c", "fsync=off", *options],
+            [
+                self._bin / "postgres",
+                "-D",
+                self._data,
+                "-p",
+                str(self.port),
+                "-c",
+                "fsync=off",
+                "-c",
+                "autovacuum=off",
+                *options,
+            ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd=self._data,
@@ -63,9 +109,34 @@ class PostgreSql:
         self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", _USER, "-T", like, name)
         return f"postgresql+asyncpg://{_USER}@127.0.0.1:{self.port}/{name}"
 
-    def _run(self, program: str, *arguments: str) -> None:
+    def borrowed(self, like: str) -> str:
+        """The URL of a database that is as `like` was when it was first asked for: to be given back. Making one anew
+        takes longer than most tests do."""
+        if empty := self._empty.get(like):
+            return empty.pop()
+        url = self.new_database(like=like)
+        if like not in self._schemas:
+            self._schemas[like] = self._said(url, _SCHEMA)
+        return url
+
+    def give_back(self, url: str, like: str) -> None:
+        """For the next one, without the rows, unless something else in it has changed."""
+        try:
+            as_it_was = self._said(url, _EMPTY + _SCHEMA) == self._schemas[like]
+        except subprocess.CalledProcessError:
+            as_it_was = False  # Such as one without the tables.
+        if as_it_was:
+            self._empty.setdefault(like, []).append(url)
+
+    def _said(self, url: str, statements: str) -> str:
+        quietly = ["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"]
+        where = ["-h", "127.0.0.1", "-p", str(self.port), "-U", _USER, "-d", url.rpartition("/")[2]]
+        return self._run("psql", *quietly, *where, "-c", statements)
+
+    def _run(self, program: str, *arguments: str) -> str:
         command = [self._bin / program, *arguments]
-        subprocess.run(command, check=True, capture_output=True, cwd=self._data, **self._as)  # type: ignore[call-overload]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=self._data, **self._as)  # type: ignore[call-overload]
+        return str(done.stdout)
 
 
 def _binaries(copy_to: Path | None) -> Path:

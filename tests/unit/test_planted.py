@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import planted
+from patience import PATIENCE
 from planted import MARK, PASSWORD
 
 TESTS = Path(planted.__file__).parent
@@ -78,7 +79,9 @@ def test_a_run_of_tests_fails_of_what_it_left(folder: Path, processes: int) -> N
         str(folder),
     ]
     options = ["-c", os.devnull, "-p", "no:cacheprovider", "-n", str(processes), "-o", f"pythonpath={TESTS}"]
-    run = subprocess.run([*command, *options], capture_output=True, text=True, cwd=folder, timeout=100, check=False)
+    options += ["-p", "no:anyio", "-p", "no:schemathesis"]
+    waits = 3 * PATIENCE
+    run = subprocess.run([*command, *options], capture_output=True, text=True, cwd=folder, timeout=waits, check=False)
     assert run.returncode == 1, run.stdout + run.stderr
     assert "3 passed" in run.stdout
     assert "left: a planted secret as it is" in run.stdout
