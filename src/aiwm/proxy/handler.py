@@ -253,12 +253,12 @@ async def _relay(response: UpstreamResponse, target: Target, meter: Meter, call:
     call.start(response.status, headers)
     last = False
     while not last:
+        if call.held_back:
+            await call.drained()
         if not response.ready:
             call.flush()
         piece = await pieces()
-        if call.held_back:
-            await call.drained()
-        last = response.complete
+        last = response.complete  # Asked before anything else is waited for: more may have come by then.
         if usage_filter is not None:
             piece = usage_filter.feed(piece) + (usage_filter.finish() if last else b"")
         meter.feed(piece)

@@ -7,13 +7,16 @@ import gzip
 import hashlib
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import brotli  # type: ignore[import-untyped]
 import pytest
 import zstandard
 
+from aiwm.web.call import Call
 from callers import Body, Door, answering, answering_once, fields, framed, request, unchunked
-from fakes import RawPeer, RawServer
+from fakes import RawPeer, RawServer, Wire
+from inside import inside
 from patience import PATIENCE
 from workers import KINDS
 
@@ -96,6 +99,58 @@ async def test_a_stream_passes_each_byte_on_before_the_next_one_is_written(door:
                 assert await line.chunk() == EVENTS[at : at + 1]
                 seen.release()
             assert await line.chunk() == b""
+
+
+class _SlowCaller(Wire):
+    """Takes nothing more once it has been sent something, until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.waited_for, self.goes_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        self.held_back = not self.goes_on.is_set()
+        self.begun.set()
+
+    async def drained(self) -> None:
+        self.waited_for.set()
+        await self.goes_on.wait()
+        self.held_back = False
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_what_comes_while_a_slow_caller_is_waited_for_is_passed_on(tmp_path: Path, framing: str) -> None:
+    wire = _SlowCaller()
+
+    async def script(peer: RawPeer) -> None:
+        await peer.read_request()
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n"
+        chunked = framing == "chunked"
+        await peer.write(
+            head + (b"transfer-encoding: chunked\r\n\r\n1\r\na\r\n" if chunked else b"content-length: 3\r\n\r\na")
+        )
+        await wire.begun.wait()
+        await peer.write(b"1\r\nb\r\n" if chunked else b"b")
+        await wire.waited_for.wait()
+        await peer.write(b"1\r\nc\r\n0\r\n\r\n" if chunked else b"c")
+        peer.finish()
+        await peer.closed()  # So all of it is there.
+        wire.goes_on.set()
+
+    async with RawServer(script) as server, inside(tmp_path, private_upstreams=("127.0.0.1",)) as running:
+        caller = running.caller()
+        model = await caller.model(apiEndpoint=f"http://127.0.0.1:{server.port}")
+        deployment = await caller.deployment(model)
+        headers = [(b"host", b"localhost"), (b"authorization", caller.headers["authorization"].encode())]
+        path = f"/deployments/{deployment['_id']}/inference/v1/files".encode()
+        call = Call(wire, method=b"GET", path=path, query=b"", headers=headers)
+        call.received()
+        async with asyncio.timeout(PATIENCE):
+            await running.program.gateway(call)
+    head, _, body = wire.written.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK")
+    assert (unchunked(body) if framing == "chunked" else body) == b"abc"
 
 
 CODINGS = {
