@@ -17,6 +17,7 @@ from aiwm import __version__, logs
 from aiwm.app import Program, running
 from aiwm.cli.demo import Demo, curl_line, prepare
 from aiwm.errors import StartError
+from aiwm.heap import keep_large_buffers
 from aiwm.identity.keys import ADMIN_PASSWORD
 from aiwm.server import Server
 from aiwm.settings import Settings
@@ -28,6 +29,7 @@ from aiwm.workers.siblings import Joined, Siblings
 
 def work(settings: Settings, listeners: Mapping[str, socket.socket], *, demo: bool, birth: Birth | None = None) -> None:
     """Serves on the listeners until a signal. Raises StartError."""
+    keep_large_buffers()
     settings = settings.model_copy(update={"log_format": settings.effective_log_format(sys.stderr)})
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_work(settings, listeners, demo=demo, birth=birth))
