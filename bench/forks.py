@@ -63,9 +63,12 @@ async def forks() -> AsyncIterator[Forks]:
 
 
 def _main() -> None:
+    import aiwm.api.routes
     import aiwm.cli.serve
     import aiwm.cli.worker
-    import aiwm.store.migrations  # noqa: F401 - needed a little later than the rest
+    import aiwm.iam.routes
+    import aiwm.store.migrations
+    import aiwm.web.application  # noqa: F401 - needed a little later than the rest
 
     gc.freeze()  # The collector would write to every page that is shared.
     children: set[int] = set()
