@@ -6,9 +6,12 @@ Each field is the variable AIWM_<NAME>; its docstring is its manual: `aiwm setti
 
 from __future__ import annotations
 
+import ast
 import base64
+import inspect
 import os
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TextIO
 from urllib.parse import quote, urlsplit
@@ -50,7 +53,7 @@ CommaSeparated = Annotated[tuple[str, ...], BeforeValidator(_split)]
 
 
 class Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     data_dir: Path = Field(default=Path("~/.local/share/aiwm"), validate_default=True)
     """Folder of the database, the keys and the admin's first password. Made at the first start, mode 0700."""
@@ -273,9 +276,22 @@ def _problem(error: Any) -> str:
 
 def table() -> list[tuple[str, str, str]]:
     """Every setting as (variable, default, manual), in the order of the source."""
+    manual = _docstrings()
     rows = []
     for name, field in Settings.model_fields.items():
         default = field.default
         shown = "" if default in (None, "", ()) else str(default)
-        rows.append((PREFIX + name.upper(), shown, field.description or ""))
+        rows.append((PREFIX + name.upper(), shown, manual[name]))
     return rows
+
+
+def _docstrings() -> dict[str, str]:
+    """Those below the fields. pydantic can read them too, but would at every start, which takes a tenth of a second."""
+    [found] = ast.parse(inspect.getsource(Settings)).body
+    assert isinstance(found, ast.ClassDef)  # noqa: S101 - it is the source of a class
+    docstrings = {}
+    for field, below in pairwise(found.body):
+        match field, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                docstrings[name] = inspect.cleandoc(text)
+    return docstrings
