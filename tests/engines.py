@@ -20,7 +20,7 @@ KIND = f"""
 provider = "openai"
 command = ["{sys.executable}", "{PROGRAM}", "--port={{port}}", "--name={{name}}", "--child"]
 environment = {{ FAKE_KEY = "{{key}}" }}
-start_seconds = 20.0
+start_seconds = 60.0
 stop_seconds = 1.0
 
 [fake.arguments.ctx-size]
@@ -38,7 +38,7 @@ most = 10
 """The fake engine as a kind of the operator's: the file that AIWM_ENGINES_FILE names."""
 
 
-def spec(*switches: str, start_seconds: float = 20.0, stop_seconds: float = 5.0) -> EngineSpec:
+def spec(*switches: str, start_seconds: float = 60.0, stop_seconds: float = 5.0) -> EngineSpec:
     return EngineSpec(
         command=("{python}", str(PROGRAM), "--port={port}", *switches),
         environment={"FAKE_KEY": "{key}"},

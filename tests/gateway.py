@@ -101,7 +101,7 @@ class Gateway:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
+                socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE).close()
             except ConnectionRefusedError:
                 assert time.monotonic() < deadline
                 time.sleep(0.02)

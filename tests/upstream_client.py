@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from aiwm.proxy.upstream import Upstream, UpstreamResponse
 from aiwm.wire.origins import Origin, Timeouts
+from patience import PATIENCE
 
 
 class Client:
@@ -18,9 +19,9 @@ class Client:
         port: int,
         body: bytes | AsyncIterator[bytes] = b"",
         *,
-        connect: float = 10.0,
-        first_byte: float = 10.0,
-        idle: float = 10.0,
+        connect: float = PATIENCE,
+        first_byte: float = PATIENCE,
+        idle: float = PATIENCE,
         chunked: bool = False,
     ) -> UpstreamResponse:
         framing = b"content-length: %d" % len(body) if isinstance(body, bytes) else b"x-framed-by: the caller"
@@ -30,7 +31,7 @@ class Client:
         return await self.upstream.send(origin, head, body, timeouts=timeouts, chunked=chunked)
 
     async def head(self, port: int) -> UpstreamResponse:
-        timeouts = Timeouts(connect=10.0, first_byte=10.0, idle=10.0)
+        timeouts = Timeouts(connect=PATIENCE, first_byte=PATIENCE, idle=PATIENCE)
         origin = Origin(self._scheme, self._host, port)
         return await self.upstream.send(
             origin, b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n", b"", timeouts=timeouts, is_head=True

@@ -146,7 +146,7 @@ def test_the_logs_are_followed_on_the_command_line(gateway: Gateway, admin: Call
         admin.http.post(f"/deployments/{deployment}/inference/v1/completions", json={"prompt": "Hi", "max_tokens": 1})
         assert any("prompt eval time" in line for line in lines)
         following.send_signal(signal.SIGINT)
-        assert following.wait(10) == 130
+        assert following.wait(PATIENCE) == 130
     shown = subprocess.run([*command[:4]], env=environment, capture_output=True, text=True, check=True)
     assert deployment[:8] in shown.stdout
     admin.http.post(f"/deployments/{deployment}/stop")
@@ -200,4 +200,4 @@ def test_one_command_goes_from_a_file_to_an_endpoint_and_leaves_nothing(tmp_path
         assert answer.usage is not None
         assert answer.usage.completion_tokens == 4
         running.send_signal(signal.SIGINT)
-        running.wait(40)
+        running.wait(PATIENCE)

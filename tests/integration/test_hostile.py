@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import pytest
 
 from gateway import Gateway
+from patience import PATIENCE
 from planted import MARK
 from workers import KINDS
 
@@ -48,7 +49,7 @@ class Target:
         given = {b"{d}": self.deployment, b"{n}": self.narrow, b"{t}": self.token}
         for name, value in given.items():
             data = data.replace(name, value.encode())
-        with socket.create_connection(("127.0.0.1", port or self.gateway.port), timeout=30) as line:
+        with socket.create_connection(("127.0.0.1", port or self.gateway.port), timeout=PATIENCE) as line:
             with contextlib.suppress(ConnectionError):
                 line.sendall(data)
             received = b""

@@ -14,6 +14,7 @@ import pytest
 from aiwm.control.takeover import GONE_AFTER, LOST_AFTER
 from engines import KIND, nothing_left, processes_of
 from inside import Caller, Inside, inside
+from patience import PATIENCE
 from postgresql import PostgreSql
 
 
@@ -70,7 +71,7 @@ def _editor(machine: Inside) -> Caller:
 
 
 async def _until(machine: Inside, path: str, status: str) -> dict[str, Any]:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while True:
             shown: dict[str, Any] = (await _editor(machine)("GET", path)).json()
             if shown["status"] == status:

@@ -97,7 +97,7 @@ async def test_a_stop_in_the_middle_of_a_long_load_comes_back_at_once(watched: W
     replica = watched.start(spec("--slow=60"))
     await asyncio.sleep(0.3)
     # Half a minute is less than the load, and more than a machine that is busy needs.
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         await replica.stop()
 
 

@@ -18,6 +18,7 @@ from aiwm.errors import Unavailable
 from aiwm.workers.line import Line
 from aiwm.workers.siblings import Joined, Siblings
 from aiwm.workers.switchboard import Switchboard
+from patience import PATIENCE
 
 BUDGET = Limit(
     id=new_id(),
@@ -169,7 +170,7 @@ async def test_the_leader_is_told_and_nobody_else(family: Family) -> None:
     two = await family.born(2, wake=lambda _: heard.append("not two"))
     assert (one.leads, two.leads) == (True, False)
     two.lead("wake", "d")
-    await asyncio.wait_for(woken.wait(), 5)
+    await asyncio.wait_for(woken.wait(), PATIENCE)
     assert heard == ["d"]
 
 
@@ -180,7 +181,7 @@ async def test_who_is_left_alone_is_told_so(family: Family) -> None:
     await asyncio.sleep(0.01)
     assert not waiting.done()
     await family.dies(2)
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, PATIENCE)
 
 
 # --- locks ---------------------------------------------------------------------------------------------------
@@ -213,7 +214,7 @@ async def test_a_lock_of_one_that_died_or_gave_up_waiting_is_had_by_the_next(fam
     await asyncio.sleep(0.01)
     assert not waiting.done()
     await family.dies(1)
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, PATIENCE)
     await locks[2].__aexit__(None, None, None)
 
 

@@ -10,6 +10,7 @@ import pytest
 from aiwm.web.call import Application, Call
 from aiwm.web.later import Later
 from fakes import Wire
+from patience import PATIENCE
 
 
 def _call() -> Call:
@@ -24,7 +25,7 @@ class _Made:
         self.answered: list[Call] = []
 
     def __call__(self) -> Application:
-        self.may.wait(10)
+        self.may.wait(PATIENCE)
 
         async def application(call: Call) -> None:
             self.answered.append(call)
