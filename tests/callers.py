@@ -59,8 +59,9 @@ class Line:
         self._reader, self._writer = reader, writer
 
     @classmethod
-    async def open(cls, port: int) -> Self:
-        return cls(*await asyncio.open_connection("127.0.0.1", port, limit=1 << 20))
+    async def open(cls, port: int, *, limit: int = 1 << 20) -> Self:
+        """Twice as many bytes as `limit` are taken in before somebody reads them."""
+        return cls(*await asyncio.open_connection("127.0.0.1", port, limit=limit))
 
     async def __aenter__(self) -> Self:
         return self
@@ -202,8 +203,8 @@ class Door:
             self.caller, provider, f"{scheme}://{host}:{port}{base}", config=config or {"apiKey": "sk-key"}, **more
         )
 
-    async def line(self) -> Line:
-        return await Line.open(self.gateway.port)
+    async def line(self, *, limit: int = 1 << 20) -> Line:
+        return await Line.open(self.gateway.port, limit=limit)
 
     def refusal(self, seen: Seen, deployment: str, path: str) -> tuple[int, str, str]:
         """Status, phrase and message of an error of ours, whose form is checked."""

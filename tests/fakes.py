@@ -30,9 +30,19 @@ class RawPeer:
 
     async def read_request(self) -> tuple[bytes, bytes] | None:
         """One request, its head and its body as they came (a chunked one with its framing); None at the end."""
-        head = await self._until(b"\r\n\r\n")
+        head = await self.read_head()
         if not head:
             return None
+        body = await self.read_body(head)
+        self.requests.append((head, body))
+        return head, body
+
+    async def read_head(self) -> bytes:
+        """Of the next request; b"" at the end."""
+        return await self._until(b"\r\n\r\n")
+
+    async def read_body(self, head: bytes) -> bytes:
+        """What follows the head, a chunked body with its framing."""
         fields = dict(line.split(b":", 1) for line in head.lower().split(b"\r\n")[1:] if line)
         body = b""
         if b"transfer-encoding" in fields:
@@ -43,8 +53,7 @@ class RawPeer:
                 body += line + await self._exactly(size + 2)
         elif b"content-length" in fields:
             body = await self._exactly(int(fields[b"content-length"]))
-        self.requests.append((head, body))
-        return head, body
+        return body
 
     async def write(self, data: bytes) -> None:
         self._writer.write(data)

@@ -153,6 +153,42 @@ async def test_what_comes_while_a_slow_caller_is_waited_for_is_passed_on(tmp_pat
     assert (unchunked(body) if framing == "chunked" else body) == b"abc"
 
 
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_bodies_of_any_size_arrive_though_nobody_reads_for_a_while(door: Door, framing: str) -> None:
+    """Buffers fill up on the way, and at some of these sizes the end of the body is what no longer has room."""
+    most = noise(6 * MIB)
+    turns = asyncio.Semaphore(8)
+    received: dict[int, str] = {}
+
+    def pieces(body: bytes) -> Body:
+        return body if framing == "length" else [body[at : at + 50_000] for at in range(0, len(body), 50_000)]
+
+    async def script(peer: RawPeer) -> None:
+        head = await peer.read_head()
+        await asyncio.sleep(0.1)
+        body = await peer.read_body(head)
+        body = body if framing == "length" else unchunked(body)
+        received[len(body)] = digest(body)
+        said = b"content-length: %d" % len(body) if framing == "length" else b"transfer-encoding: chunked"
+        await peer.write(b"HTTP/1.1 200 OK\r\n%b\r\n\r\n%b" % (said, framed(pieces(body))))
+
+    async def echoed(size: int, deployment: str) -> tuple[str, str]:
+        body = most[:size]
+        async with turns, await door.line(limit=1 << 16) as line:
+            await line.send(request("POST", door.path(deployment, "v1/files"), [door.bearer], pieces(body)))
+            head = await line.head()
+            await asyncio.sleep(0.1)
+            return digest(body), digest((await line.body(head)).body)
+
+    sizes = range(1_000_000, len(most), 200_000)
+    async with RawServer(script) as server:
+        deployment = door.deploy(server.port)
+        for size, (sent, seen) in zip(
+            sizes, await asyncio.gather(*(echoed(size, deployment) for size in sizes)), strict=True
+        ):
+            assert (size, sent) == (size, received[size]) == (size, seen)
+
+
 CODINGS = {
     "gzip": gzip.compress,
     "br": brotli.compress,
