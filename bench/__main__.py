@@ -15,7 +15,7 @@ from pathlib import Path
 
 import aiwm
 from bench import machine, nginx, report
-from bench.crash import crash
+from bench.crash import crash, crash_workers
 from bench.figures import Section
 from bench.fuzz import fuzz
 from bench.ledger import ledger
@@ -32,6 +32,8 @@ _OLD_NAMES = {"large": "bodies"}
 _ALONE = ("ledger", "crash", "fuzz")
 _ROWS, _QUICK_ROWS = 1_000_000, 100_000
 _KILLS, _QUICK_KILLS = 1000, 100
+_KILLS_PER_WORKERS_KILL = 10
+"""A worker takes longer to start than AIWM itself, which is forked here."""
 _FUZZ_SECONDS, _QUICK_FUZZ_SECONDS = 600, 60
 
 _ABOUT = """\
@@ -57,8 +59,9 @@ quiet one; when others take the cores, the table says so.
             each answer is looked at, none may be lost, and AIWM's books must be exactly what provider and callers
             say; memory on the way, open files and connections before and after
   ledger    only when it is asked for, alone: a million rows on SQLite, what one takes of CPU and disk, and reports
-  crash     only when it is asked for, alone: AIWM killed 1,000 times at random moments under load; the ledger must have
-            each request that reached the provider, once, with the tokens of its answer, and sums that equal its rows
+  crash     only when it is asked for, alone: AIWM killed 1,000 times at random moments under load, then workers of
+            one, 100 times, and their parents; the ledger must have each request that reached the provider,
+            once, with the tokens of its answer, and sums that equal its rows
 
   fuzz      only when it is asked for, alone: nearly right requests, paths, headers, tokens, JSON, forms and streams for
             ten minutes, or as many seconds as stand behind it; no crash, no hang, no error of ours, no promise broken
@@ -74,7 +77,7 @@ examples:
   script/bench chat --peer litellm         another gateway beside; the first time it is installed
   script/bench soak --requests 1000000     a long one
   script/bench ledger                      the ledger by itself: about two minutes
-  script/bench crash                       a thousand kills: about ten minutes
+  script/bench crash                       a thousand kills, and a hundred of workers: some twenty minutes
   script/bench fuzz 60                     a minute of nearly right input; without a number ten
   script/bench --json figures.json         every round's figures, for machines
   script/bench --markdown > table.md       the table for a document
@@ -195,17 +198,22 @@ def _by_itself(arguments: argparse.Namespace) -> Iterator[tuple[str, Section]]:
     name, *numbers = arguments.measure
     with tempfile.TemporaryDirectory(prefix="aiwm-bench-") as folder:
         if name == "ledger":
-            section = ledger(Path(folder), rows=_QUICK_ROWS if arguments.quick else _ROWS)
+            sections = {name: ledger(Path(folder), rows=_QUICK_ROWS if arguments.quick else _ROWS)}
         elif name == "fuzz":
             seconds = _QUICK_FUZZ_SECONDS if arguments.quick else _FUZZ_SECONDS
-            section = fuzz(Path(folder), seconds=int(numbers[0]) if numbers else seconds)
+            sections = {name: fuzz(Path(folder), seconds=int(numbers[0]) if numbers else seconds)}
         else:
-            section = crash(Path(folder), kills=_QUICK_KILLS if arguments.quick else _KILLS)
-    print(report.text(section), flush=True)
+            kills = _QUICK_KILLS if arguments.quick else _KILLS
+            sections = {
+                name: crash(Path(folder) / "one", kills=kills),
+                f"{name} of workers": crash_workers(Path(folder) / "workers", kills=kills // _KILLS_PER_WORKERS_KILL),
+            }
+    for section in sections.values():
+        print(report.text(section), flush=True)
     if arguments.json:
         facts = {"Python": machine.python()}
-        arguments.json.write_text(json.dumps(report.data(facts, {name: section}), indent=2) + "\n")
-    yield name, section
+        arguments.json.write_text(json.dumps(report.data(facts, sections), indent=2) + "\n")
+    yield from sections.items()
 
 
 @contextlib.contextmanager

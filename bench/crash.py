@@ -1,5 +1,6 @@
-"""Whether the books are right when AIWM is killed at any moment: two of them on one data directory, under load, are
-killed and started again and again, and in the end what clients and the provider saw is compared with the ledger.
+"""Whether the books are right when AIWM is killed at any moment: two of them on one data directory, or the workers of
+one and their parent, under load, are killed and started again and again, and in the end what clients and the provider
+saw is compared with the ledger.
 
 The provider is in this process, which is not killed: it knows every request that came out of AIWM, and what was asked
 of it. Each request has a number; what an answer to it costs in tokens follows from the number.
@@ -8,21 +9,24 @@ of it. Each request has a number; what an answer to it costs in tokens follows f
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import random
 import re
-import sqlite3
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import asynccontextmanager, closing, suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence, Set
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
+import psutil
 from httptools import HttpRequestParser
+from sqlalchemy import RowMapping, text
 
+from aiwm.store.database import Database
 from bench.callers import Answer, Caller, Lost
 from bench.exchanges import CHAT_PATH, whole_request
 from bench.figures import Figure, Section
@@ -34,6 +38,8 @@ _CALLERS = 8
 """Connections to each AIWM."""
 _LONGEST_LIFE = 0.6
 """Seconds under load; the ledger is written every quarter of a second, and whenever somebody asks for a count."""
+_KILLS_OF_A_LIFE = 2
+"""Of workers, before their parent is killed: one that dies again and again is started later and later."""
 _EVENTS = 8
 _PATIENCE = 60.0
 _MODEL = "gpt-4o-mini"
@@ -44,8 +50,28 @@ _NUMBER = re.compile(rb"\?n=(\d+)")
 
 def crash(folder: Path, *, kills: int, at_once: int = _AT_ONCE, seed: int = 1) -> Section:
     """Kills that many AIWMs that were at work, and some more that were about to start. Raises BenchError."""
-    with asyncio.Runner() as runner:
-        return runner.run(_crash(folder, kills, at_once, random.Random(seed)))  # noqa: S311 - moments to kill at
+
+    async def live(stage: _Stage) -> None:
+        ports = free_ports(at_once)
+        await stage.prepare(ports[0])
+        await asyncio.gather(*(stage.again_and_again(port) for port in ports))
+        await stage.rest(ports[0])
+
+    title = f"crash: {at_once} AIWMs on one data directory, killed at random under load"
+    return asyncio.run(_crash(_Stage(folder, kills, seed), live, title))
+
+
+def crash_workers(folder: Path, *, kills: int, database_url: str = "", workers: int = 2, seed: int = 1) -> Section:
+    """Kills that many workers of one AIWM, and after every few of them their parent. Raises BenchError."""
+
+    async def live(stage: _Fleet) -> None:
+        [port] = free_ports(1)
+        await stage.prepare(port)
+        await stage.again_and_again(port)
+        await stage.rest(port)
+
+    title = f"crash: {workers} workers and their parent, killed at random under load"
+    return asyncio.run(_crash(_Fleet(folder, kills, seed, database_url=database_url, workers=workers), live, title))
 
 
 @dataclass(slots=True)
@@ -57,36 +83,38 @@ class _Seen:
     """Requests that the provider got the first line of."""
     whole: dict[int, Answer] = field(default_factory=dict)
     broken: int = 0
+    counted: int = 0
+    """How often somebody asked for a count and got it."""
     killed: int = 0
     killed_early: int = 0
+    killed_parents: int = 0
     wrong: list[str] = field(default_factory=list)
 
 
-async def _crash(folder: Path, kills: int, at_once: int, chance: random.Random) -> Section:
-    seen = _Seen()
+S = TypeVar("S", bound="_Stage")
+
+
+async def _crash(stage: S, live: Callable[[S], Awaitable[None]], title: str) -> Section:
+    seen = stage.seen
     began = time.perf_counter()
-    async with forks() as nursery, _provider(seen) as provider:
-        ports = free_ports(at_once)
-        stage = _Stage(folder, nursery, seen, kills, chance)
-        await stage.prepare(ports[0], provider)
-        await asyncio.gather(*(stage.again_and_again(port) for port in ports))
-        await stage.rest(ports[0])
+    async with forks() as stage.forks, _provider(seen) as stage.provider:
+        await live(stage)
     seconds = time.perf_counter() - began
     section = Section(
-        f"crash: {at_once} AIWMs on one data directory, killed at random under load",
+        title,
         [
             Figure("killed at work", "", [seen.killed]),
             Figure("killed while starting", "", [seen.killed_early]),
+            *([Figure("parents killed", "", [seen.killed_parents])] if seen.killed_parents else []),
             Figure("requests that reached the provider", "", [len(seen.reached)]),
             Figure("answers that clients received whole", "", [len(seen.whole)]),
             Figure("requests broken off by a kill", "", [seen.broken]),
+            *([Figure("counts asked for meanwhile", "", [seen.counted])] if seen.counted else []),
         ],
         wrong=seen.wrong,
     )
-    with closing(sqlite3.connect(folder / "data" / "aiwm.db")) as database:
-        database.row_factory = sqlite3.Row
-        _compare(database, seen, section)
-    section.wrong += _said(folder, section)
+    _compare(await _books(stage.database_url), seen, section)
+    section.wrong += _said(stage.log, section)
     section.figures.append(Figure("all of it", "s", [seconds]))
     return section
 
@@ -94,16 +122,26 @@ async def _crash(folder: Path, kills: int, at_once: int, chance: random.Random) 
 class _Stage:
     """The AIWMs and who calls them."""
 
-    def __init__(self, folder: Path, nursery: Forks, seen: _Seen, kills: int, chance: random.Random) -> None:
-        self._folder = folder
-        self._forks = nursery
-        self._seen = seen
+    forks: Forks
+    provider: int
+    """Its port."""
+
+    def __init__(self, folder: Path, kills: int, seed: int, *, database_url: str = "") -> None:
+        folder.mkdir(exist_ok=True)
+        self.seen = _Seen()
+        self.log = folder / "aiwm.log"
+        self._data = folder / "data"
+        self.database_url = database_url or f"sqlite+aiosqlite:///{self._data / 'aiwm.db'}"
         self._left = kills
-        self._chance = chance
+        self._chance = random.Random(seed)  # noqa: S311 - moments to kill at
         self._token = ""
         self._deployments: list[str] = []
+        self._answered = [0, 0]
+        """Whole answers of each deployment."""
+        self._stopping = False
+        """Whether AIWM may refuse a request because it comes to its end."""
 
-    async def prepare(self, port: int, provider: int) -> None:
+    async def prepare(self, port: int) -> None:
         pid = await self._start(port)
         await self._ready(port)
         login = await self._call(port, "POST", "/auth/login", {"username": "admin", "password": _PASSWORD})
@@ -113,7 +151,7 @@ class _Stage:
             "type": "llm",
             "deploymentType": "api-based",
             "provider": "openai",
-            "apiEndpoint": f"http://127.0.0.1:{provider}",
+            "apiEndpoint": f"http://127.0.0.1:{self.provider}",
             "modelIdentifier": _MODEL,
             "apiConfig": {"apiKey": "sk-bench-0123456789abcdef"},
         }
@@ -131,7 +169,7 @@ class _Stage:
                 # Most likely while it moves what the one before it has left.
                 await asyncio.sleep(self._chance.random())
                 await self._kill(pid)
-                self._seen.killed_early += 1
+                self.seen.killed_early += 1
                 continue
             self._left -= 1
             await self._ready(port)
@@ -140,32 +178,33 @@ class _Stage:
                 load.append(asyncio.create_task(self._count(port)))
             await asyncio.sleep(self._chance.random() * _LONGEST_LIFE)
             await self._kill(pid)
-            self._seen.killed += 1
+            self.seen.killed += 1
             await asyncio.gather(*load)
 
     async def rest(self, port: int) -> None:
         """The last start moves what is left; nothing is left when it has."""
         pid = await self._start(port)
         await self._ready(port)
-        left = [path.name for path in (self._folder / "data" / "journal").glob("*.journal")]
+        left = [path.name for path in (self._data / "journal").glob("*.journal")]
         if len(left) != 1:  # Its own.
-            self._seen.wrong.append(f"after a start that nobody broke off, journals are left: {left}")
+            self.seen.wrong.append(f"after a start that nobody broke off, journals are left: {left}")
         await self._kill(pid)
 
-    async def _start(self, port: int) -> int:
+    async def _start(self, port: int, **more: str) -> int:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AIWM_")}
         settings = {
-            "AIWM_DATA_DIR": str(self._folder / "data"),
+            "AIWM_DATA_DIR": str(self._data),
+            "AIWM_DATABASE_URL": self.database_url,
             "AIWM_PORT": str(port),
             "AIWM_IAM_PORT": "0",
             "AIWM_ADMIN_PASSWORD": _PASSWORD,
             "AIWM_PRIVATE_UPSTREAMS": "127.0.0.1",
             "AIWM_LOG_FORMAT": "json",
         }
-        return await self._forks.start(environment | settings, self._folder / "aiwm.log")
+        return await self.forks.start(environment | settings | more, self.log)
 
     async def _kill(self, pid: int) -> None:
-        code = await self._forks.kill(pid)
+        code = await self.forks.kill(pid)
         if code != -9:
             raise BenchError(f"AIWM ended by itself with {code}: {_tail(self._folder / 'aiwm.log')}")
 
@@ -181,19 +220,24 @@ class _Stage:
 
     async def _ask(self, port: int) -> None:
         """One request after another on one connection, until it breaks."""
-        seen = self._seen
-        number = 0
+        seen = self.seen
         try:
             caller = await Caller.connected(port)
+        except OSError:
+            return
+        try:
             while True:
                 seen.asked = number = seen.asked + 1
                 answer = await caller.ask(self._request(number))
+                if answer.status == 503 and self._stopping:
+                    return
                 if answer.status != 200:
                     seen.wrong.append(f"request {number} was answered {answer.status}: {answer.body[:200]!r}")
                 elif not _is_whole(answer, number):
                     seen.wrong.append(f"the answer to request {number} is not the provider's: {answer.body[-200:]!r}")
                 else:
                     seen.whole[number] = answer
+                    self._answered[number % 2] += 1
         except (OSError, Lost):
             seen.broken += 1
 
@@ -204,7 +248,7 @@ class _Stage:
             while True:
                 shown = await self._call(port, "GET", f"/deployments/{self._deployments[0]}")
                 if shown["requestCount"] < known:
-                    self._seen.wrong.append(f"requestCount went from {known} to {shown['requestCount']}")
+                    self.seen.wrong.append(f"requestCount went from {known} to {shown['requestCount']}")
                 known = shown["requestCount"]
 
     def _request(self, number: int) -> bytes:
@@ -229,8 +273,134 @@ class _Stage:
         finally:
             caller.close()
         if answer.status >= 300:
-            raise Lost(f"{method} {path} was answered {answer.status}: {answer.body[:300]!r}")
+            raise _Refused(f"{method} {path} was answered {answer.status}: {answer.body[:300]!r}")
         return json.loads(answer.body)
+
+
+class _Refused(Lost):
+    """An answer that came, and is no good one."""
+
+
+class _Fleet(_Stage):
+    """One AIWM of several workers, called without a pause while they are killed."""
+
+    def __init__(self, folder: Path, kills: int, seed: int, *, database_url: str, workers: int) -> None:
+        super().__init__(folder, kills, seed, database_url=database_url)
+        self._workers = workers
+        self._ended = False
+
+    async def again_and_again(self, port: int) -> None:
+        """One parent after another, until there were enough kills."""
+        ends = [self._end_of_parent, self._end_of_all, self._end_of_parent_and_one]
+        self._chance.shuffle(ends)
+        for end in itertools.cycle(ends):
+            since = self.log.stat().st_size
+            parent = psutil.Process(await self._start(port, AIWM_WORKERS=str(self._workers)))
+            await self._ready(port)
+            self._ended = self._stopping = False
+            load = [asyncio.create_task(self._ask_on(port)) for _ in range(_CALLERS)]
+            load.append(asyncio.create_task(self._count_on(port)))
+            at_work = set(range(1, self._workers + 1))
+            for _ in range(min(self._left, _KILLS_OF_A_LIFE)):
+                if self._chance.random() < 0.8:
+                    await self._until(lambda: at_work <= self._heard_of(since))  # noqa: B023 - it is waited for
+                await asyncio.sleep(self._chance.random() * _LONGEST_LIFE)
+                await self._until(lambda: _living(parent))  # noqa: B023
+                since = self._kill_some(_living(parent), self._heard_of(since))
+                self._left -= 1
+            await asyncio.sleep(self._chance.random() * _LONGEST_LIFE)
+            workers = _living(parent)
+            self._stopping = True
+            await end(parent.pid, workers)
+            self.seen.killed_parents += 1
+            await self._until(lambda: not any(_lives(worker) for worker in workers))  # noqa: B023
+            self._ended = True
+            await asyncio.gather(*load)
+            if self._left <= 0:
+                return
+
+    def _kill_some(self, workers: Sequence[psutil.Process], at_work: Set[int]) -> int:
+        """One of them, or all. The length of the log behind it."""
+        for worker in workers if self._chance.random() < 0.2 else [self._chance.choice(workers)]:
+            if _number(worker) in at_work:
+                self.seen.killed += 1
+            else:
+                self.seen.killed_early += 1
+            _kill(worker)
+        return self.log.stat().st_size
+
+    async def _end_of_parent(self, parent: int, _: Sequence[psutil.Process]) -> None:
+        await self._kill(parent)
+
+    async def _end_of_all(self, parent: int, workers: Sequence[psutil.Process]) -> None:
+        await self._kill(parent)
+        for worker in workers:
+            _kill(worker)
+
+    async def _end_of_parent_and_one(self, parent: int, workers: Sequence[psutil.Process]) -> None:
+        await self._kill(parent)
+        await asyncio.sleep(self._chance.random() * 0.1)
+        for worker in workers[:1]:
+            _kill(worker)
+
+    async def _ask_on(self, port: int) -> None:
+        while not self._ended:
+            await self._ask(port)
+            await asyncio.sleep(0.01)
+
+    async def _count_on(self, port: int) -> None:
+        """What has been answered, by whichever worker, whatever became of it, is counted by all others."""
+        while not self._ended:
+            least = self._answered[0]
+            try:
+                shown = await self._call(port, "GET", f"/deployments/{self._deployments[0]}")
+            except _Refused as refused:
+                if not self._stopping:
+                    self.seen.wrong.append(str(refused))
+            except (OSError, Lost):
+                await asyncio.sleep(0.01)
+            else:
+                self.seen.counted += 1
+                if shown["requestCount"] < least:
+                    self.seen.wrong.append(f"{least} requests were answered, and {shown['requestCount']} are counted")
+
+    def _heard_of(self, since: int) -> set[int]:
+        """Workers that have answered something since the log was so long."""
+        with self.log.open("rb") as file:
+            file.seek(since)
+            lines = file.read().split(b"\n")[:-1]
+        said = [json.loads(line) for line in lines if b'"event":"request"' in line]
+        return {each["worker"] for each in said}
+
+    async def _until(self, holds: Callable[[], object]) -> None:
+        deadline = time.monotonic() + _PATIENCE
+        while not holds():
+            if time.monotonic() > deadline:
+                raise BenchError(f"AIWM does not come to what it must come to: {_tail(self.log)}")
+            await asyncio.sleep(0.02)
+
+
+def _number(worker: psutil.Process) -> int:
+    """0 for one that has not begun yet."""
+    with suppress(psutil.NoSuchProcess, ValueError):
+        return int(json.loads(worker.cmdline()[-1])["number"])
+    return 0
+
+
+def _kill(worker: psutil.Process) -> None:
+    with suppress(psutil.NoSuchProcess):
+        worker.kill()
+
+
+def _living(parent: psutil.Process) -> list[psutil.Process]:
+    return [worker for worker in parent.children() if _lives(worker)]
+
+
+def _lives(worker: psutil.Process) -> bool:
+    try:
+        return worker.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 # -- what is asked and answered
@@ -359,12 +529,30 @@ SELECT correlation_id, l.*, w.*, coalesce(model_answered, model_asked, '') AS mo
 FROM ledger l JOIN ledger_labels w ON w.id = l.labels_id
 """
 _SUMS = "SELECT * FROM usage_sums u JOIN usage_series s ON s.id = u.series_id"
+_TOTALS = "SELECT * FROM deployment_totals"
 _SERIES = ("org_id", "user_id", "api_key_id", "deployment_id", "model", "provider")
 
 
-def _compare(database: sqlite3.Connection, seen: _Seen, section: Section) -> None:
-    rows = database.execute(_LEDGER).fetchall()
-    of_number: defaultdict[int, list[sqlite3.Row]] = defaultdict(list)
+@dataclass(frozen=True, slots=True)
+class _Books:
+    rows: Sequence[RowMapping]
+    sums: Sequence[RowMapping]
+    totals: Sequence[RowMapping]
+
+
+async def _books(database_url: str) -> _Books:
+    database = Database(database_url)
+    try:
+        async with database.reading() as connection:
+            found = [(await connection.execute(text(query))).mappings().all() for query in (_LEDGER, _SUMS, _TOTALS)]
+    finally:
+        await database.aclose()
+    return _Books(*found)
+
+
+def _compare(books: _Books, seen: _Seen, section: Section) -> None:
+    rows = books.rows
+    of_number: defaultdict[int, list[RowMapping]] = defaultdict(list)
     for row in rows:
         of_number[int((row["correlation_id"] or "n0")[1:])].append(row)
     section.figures.append(Figure("rows in the ledger", "", [len(rows)]))
@@ -390,30 +578,30 @@ def _compare(database: sqlite3.Connection, seen: _Seen, section: Section) -> Non
     ends = Counter(row["end"] for row in rows)
     section.notes.append("how they ended: " + ", ".join(f"{end} {count:,}" for end, count in ends.most_common()))
     section.notes.append(f"rows of requests that a kill kept from the provider: {len(of_number) - len(seen.reached):,}")
-    _compare_totals(database, rows, wrong)
-    _compare_sums(database, rows, wrong)
+    _compare_totals(books, wrong)
+    _compare_sums(books, wrong)
 
 
-def _compare_totals(database: sqlite3.Connection, rows: list[sqlite3.Row], wrong: list[str]) -> None:
+def _compare_totals(books: _Books, wrong: list[str]) -> None:
     counted: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for row in rows:
+    for row in books.rows:
         tokens = row["input_tokens"] + row["output_tokens"]
         counted[row["deployment_id"]].update(
             requests=1, tokens=tokens, cost=row["cost"] or 0, unpriced=row["cost"] is None
         )
-    kept = {row["deployment_id"]: row for row in database.execute("SELECT * FROM deployment_totals")}
+    kept = {row["deployment_id"]: row for row in books.totals}
     for deployment in counted | kept:
         shown = {name: kept[deployment][name] if deployment in kept else 0 for name in counted[deployment]}
         if shown != counted[deployment]:
             wrong.append(f"deployment {deployment} is counted {shown}, and its rows are {dict(counted[deployment])}")
 
 
-def _compare_sums(database: sqlite3.Connection, rows: list[sqlite3.Row], wrong: list[str]) -> None:
+def _compare_sums(books: _Books, wrong: list[str]) -> None:
     counted: defaultdict[tuple[Any, ...], Counter[str]] = defaultdict(Counter)
-    for row in rows:
+    for row in books.rows:
         numbers = {
             "requests": 1,
-            "errors": row["failed"],
+            "errors": int(row["failed"]),
             "cost": row["cost"] or 0,
             "unpriced": row["cost"] is None,
             "total_ms": row["total_ms"],
@@ -424,17 +612,17 @@ def _compare_sums(database: sqlite3.Connection, rows: list[sqlite3.Row], wrong: 
             period = hours * 3_600_000
             key = (*(row[name] for name in _SERIES), hours, row["started_at"] // period * period)
             counted[key].update(numbers)
-    kept = {(*(row[name] for name in _SERIES), row["hours"], row["start"]): row for row in database.execute(_SUMS)}
+    kept = {(*(row[name] for name in _SERIES), row["hours"], row["start"]): row for row in books.sums}
     for key in counted | kept:
         shown = {name: kept[key][name] if key in kept else 0 for name in counted[key]}
         if shown != counted[key]:
             wrong.append(f"the sums of {key} are {shown}, and its rows are {dict(counted[key])}")
 
 
-def _said(folder: Path, section: Section) -> Iterator[str]:
+def _said(log: Path, section: Section) -> Iterator[str]:
     """What must not stand in the log; what it says of recovering is told."""
     recovered = torn = 0
-    for line in (folder / "aiwm.log").read_text().splitlines():
+    for line in log.read_text().splitlines():
         if "Traceback" in line or '"exception"' in line:
             yield f"the log says {line[:500]}"
         if line.startswith("{"):

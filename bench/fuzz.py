@@ -55,13 +55,20 @@ class Found:
         self.wrong.setdefault(what, f"{what}; input: {data[:1500]!r}")
 
 
-def fuzz(folder: Path, *, seconds: float, seed: int | None = None, which: Sequence[Part] | None = None) -> Section:
+def fuzz(
+    folder: Path,
+    *,
+    seconds: float,
+    seed: int | None = None,
+    which: Sequence[Part] | None = None,
+    workers: int = 1,
+) -> Section:
     """For that long, half of it with a running AIWM. Raises BenchError."""
     seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
     mutations, found = Mutations(random.Random(seed)), Found()  # noqa: S311 - inputs, no secrets
     every = parts() if which is None else which
     with asyncio.Runner() as runner:
-        runner.run(_fuzz(folder, seconds, mutations, found, every))
+        runner.run(_fuzz(folder, seconds, mutations, found, every, workers))
     section = Section(f"fuzz: {seconds:g} seconds of nearly right input, seed {seed}", [])
     for name, inputs in found.inputs.items():
         section.figures.append(Figure(name, "inputs", [inputs]))
@@ -70,13 +77,15 @@ def fuzz(folder: Path, *, seconds: float, seed: int | None = None, which: Sequen
     return section
 
 
-async def _fuzz(folder: Path, seconds: float, mutations: Mutations, found: Found, every: Sequence[Part]) -> None:
-    async with _running(folder, found) as aiwm:
+async def _fuzz(
+    folder: Path, seconds: float, mutations: Mutations, found: Found, every: Sequence[Part], workers: int
+) -> None:
+    async with _running(folder, found, workers) as aiwm:
         ends = time.monotonic() + seconds
         while time.monotonic() < ends and len(found.wrong) < _MOST_SHOWN:
             for part in every:
                 _slice(part, mutations, found)
-            pause = time.monotonic() + _SLICE_SECONDS * len(every)
+            pause = time.monotonic() + _SLICE_SECONDS * max(1, len(every))
             await asyncio.gather(*(aiwm.send(mutations, until=min(pause, ends)) for _ in range(_LINES)))
             await aiwm.require_alive()
 
@@ -128,7 +137,7 @@ def _timed() -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _running(folder: Path, found: Found) -> AsyncIterator[_Aiwm]:
+async def _running(folder: Path, found: Found, workers: int) -> AsyncIterator[_Aiwm]:
     provider = await asyncio.get_running_loop().create_server(lambda: _Provider(found), "127.0.0.1", 0)
     [port, iam_port] = free_ports(2)
     settings = {
@@ -139,6 +148,7 @@ async def _running(folder: Path, found: Found) -> AsyncIterator[_Aiwm]:
         "AIWM_PRIVATE_UPSTREAMS": "127.0.0.1",
         "AIWM_LOG_FORMAT": "json",
         "AIWM_PARALLEL_DOWNLOADS": "0",
+        "AIWM_WORKERS": str(workers),
     }
     log = folder / "aiwm.log"
     command = [sys.executable, "-m", "aiwm", "serve"]

@@ -27,6 +27,14 @@ def test_nearly_right_input_is_refused_and_nothing_breaks(tmp_path: Path) -> Non
         assert counted[name] > 0, name
 
 
+@pytest.mark.timeout(300)
+def test_nearly_right_requests_break_nothing_in_two_workers(tmp_path: Path) -> None:
+    section = fuzz(tmp_path, seconds=2, which=[], workers=2)
+    # A worker that dies is replaced, and the log says so: that is wrong here too.
+    assert section.wrong == [], section.title
+    assert all(figure.aiwm[0] > 0 for figure in section.figures if not figure.name.endswith("refused"))
+
+
 @pytest.mark.parametrize("part", parts(), ids=lambda part: part.name)
 def test_each_part_bears_its_examples(part: Part) -> None:
     for example in part.examples:

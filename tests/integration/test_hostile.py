@@ -44,11 +44,16 @@ class Target:
     deployment: str
     narrow: str
 
-    def send(self, data: bytes, *, port: int = 0) -> Answer:
-        """What is answered first. `{d}`, `{n}` and `{t}` stand for the deployments and the token."""
+    def filled_in(self, data: bytes) -> bytes:
+        """`{d}`, `{n}` and `{t}` stand for the deployments and the token."""
         given = {b"{d}": self.deployment, b"{n}": self.narrow, b"{t}": self.token}
         for name, value in given.items():
             data = data.replace(name, value.encode())
+        return data
+
+    def send(self, data: bytes, *, port: int = 0) -> Answer:
+        """What is answered first."""
+        data = self.filled_in(data)
         with socket.create_connection(("127.0.0.1", port or self.gateway.port), timeout=PATIENCE) as line:
             with contextlib.suppress(ConnectionError):
                 line.sendall(data)
@@ -277,6 +282,23 @@ def test_heads_and_bodies_have_an_end(target: Target) -> None:
         ).status
         == 413
     )
+
+
+# --- many and slow -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [b"", b"GET /models HTTP/1.1\r\nHost: loc", HEAD + b"Content-Length: 100\r\n\r\n{"],
+    ids=["nothing", "half a head", "a head"],
+)
+def test_those_who_never_finish_what_they_send_keep_nobody_from_being_served(target: Target, begun: bytes) -> None:
+    with contextlib.ExitStack() as slow:
+        for _ in range(200):
+            line = slow.enter_context(socket.create_connection(("127.0.0.1", target.gateway.port), timeout=PATIENCE))
+            line.sendall(target.filled_in(begun))
+        for _ in range(10):
+            target.require_alive()
 
 
 # --- JSON ----------------------------------------------------------------------------------------------------
