@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, Response
 
 from aiwm import __version__
 from aiwm.web import refusals
-from aiwm.web.schemas import ID_PATTERN, Problem
+from aiwm.web.schemas import ID_PATTERN, PROBLEM, Problem
 
 # FastAPI silences it for as long as it makes a field, and another one while it answers. What it sets for that is all
 # threads' own: an answer while an application is made on another thread would bring the warning back. With a message
@@ -62,7 +62,12 @@ def application(*, title: str, description: str, routers: Sequence[APIRouter]) -
         redoc_url=None,
         redirect_slashes=False,
         # Also keeps FastAPI from promising its own 422, which nobody here answers.
-        responses={"default": {"model": Problem, "description": "Every error of ours has this shape"}},
+        responses={
+            "default": {
+                "content": {"application/json": {"schema": PROBLEM}},
+                "description": "Every error of ours has this shape",
+            }
+        },
     )
     refusals.install(app)
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
@@ -72,9 +77,13 @@ def application(*, title: str, description: str, routers: Sequence[APIRouter]) -
 
 
 def _described(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's description, with the form of ids: a route takes any text for one, to say itself what is wrong."""
+    """FastAPI's description, with the form of errors, which routes only name, and that of ids: a route takes any text
+    for one, to say itself what is wrong."""
     if app.openapi_schema is None:
-        for operations in FastAPI.openapi(app)["paths"].values():
+        described = FastAPI.openapi(app)
+        schemas = described.setdefault("components", {}).setdefault("schemas", {})
+        schemas["Problem"] = Problem.model_json_schema(mode="serialization")
+        for operations in described["paths"].values():
             for operation in operations.values():
                 for parameter in operation.get("parameters", ()):
                     if (parameter["name"], parameter["in"]) == ("id", "path"):
