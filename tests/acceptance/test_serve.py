@@ -23,6 +23,7 @@ from cryptography.fernet import Fernet
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
+import forks
 from aiwm import __version__
 from gateway import ADMIN_PASSWORD, Gateway, TypedGateway, free_ports, get, post, secrets_in
 from patience import PATIENCE
@@ -44,14 +45,7 @@ MODEL = {
 def _aiwm(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """A command that ends by itself."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AIWM_")} | settings
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "aiwm", *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    return forks.run(arguments, environment, timeout=PATIENCE)
 
 
 def _refusal(*arguments: str, **settings: str) -> str:
