@@ -189,7 +189,8 @@ def _main(line: socket.socket) -> None:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 children.remove(pid)
-                line.send(json.dumps({"pid": pid, "code": os.waitstatus_to_exitcode(status)}).encode())
+                with suppress(BrokenPipeError):  # Whoever asked has gone: that is seen below.
+                    line.send(json.dumps({"pid": pid, "code": os.waitstatus_to_exitcode(status)}).encode())
         if line not in ready:
             continue
         asked, outputs, _, _ = socket.recv_fds(line, _LONGEST, 2)
