@@ -57,13 +57,15 @@ def _about(things: dict[str, str], path: str, body: Any) -> tuple[str, Any]:
 async def test_a_role_may_do_what_the_table_says(
     aiwm: Inside, org: str, editor: Caller, method: str, path: str, least: Role, body: Any
 ) -> None:
+    things = await _things(editor)
     for role in ROLES:
-        url, sent = _about(await _things(editor), path, body)
+        url, sent = _about(things, path, body)
         caller = aiwm.caller(role, org=org)
         before = aiwm.contents()
         answer = await caller(method, url, json=sent) if sent else await caller(method, url)
         if role is not None and role.rank >= least.rank:
             assert answer.status_code in {200, 201}, (role, answer.text)
+            things = await _things(editor)
         else:
             assert answer.status_code == 403, (role, answer.text)
             assert answer.json()["message"] == f"This needs the role {least}; you have: {role or 'none'}"
