@@ -13,7 +13,7 @@ import pytest
 from bench import report
 from bench.crash import crash, crash_workers
 
-CRASHES = int(os.environ.get("AIWM_TEST_CRASHES", "40"))
+CRASHES = int(os.environ.get("AIWM_TEST_CRASHES", "100"))
 WORKER_CRASHES = int(os.environ.get("AIWM_TEST_WORKER_CRASHES", "4"))
 
 
