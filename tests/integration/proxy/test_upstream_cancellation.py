@@ -208,6 +208,7 @@ async def test_a_client_that_leaves_after_the_end_does_not_cost_the_connection(m
         while await peer.read_request():
             await peer.answer(b"%d" % len(peer.requests))
 
+    ended = asyncio.Event()
     async with RawServer(script) as server:
         client = make_client()
 
@@ -216,12 +217,13 @@ async def test_a_client_that_leaves_after_the_end_does_not_cost_the_connection(m
             try:
                 while not response.complete:
                     await response.next()
+                ended.set()
                 await asyncio.Event().wait()
             finally:
                 response.release()
 
         task = asyncio.create_task(relay())
-        await asyncio.sleep(0.05)
+        await asyncio.wait_for(ended.wait(), PATIENCE)
         await cancelled(task)
         assert await whole(await client.post(server.port)) == b"2"
     assert len(server.peers) == 1
