@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from gateway import Caller, Gateway
 from hub import Hub, Repository
 from patience import PATIENCE
@@ -59,7 +61,12 @@ def test_a_download_survives_every_kill_of_aiwm(tmp_path: Path) -> None:
             # What is shown may be a quarter of a second old; what has come is in the kernel's hands.
             _until_done(caller, made, arrived + 1)
             arrived = _part_grows_to(tmp_path, place)
+            assert gateway.process is not None
+            fetching = psutil.Process(gateway.process.pid).children()
             assert gateway.stop(signal.SIGKILL) == -signal.SIGKILL
+            # Who fetches sees that AIWM is gone, and ends; until then it would take what comes now.
+            _, alive = psutil.wait_procs(fetching, PATIENCE)
+            assert alive == []
             hub.release()
         with gateway:
             caller = gateway.login()
