@@ -194,26 +194,30 @@ def _sections(arguments: argparse.Namespace, effort: Effort) -> Iterator[tuple[s
 
 
 def _by_itself(arguments: argparse.Namespace) -> Iterator[tuple[str, Section]]:
-    """What is measured without nginx: the ledger alone, what it holds after kills, or what nearly right input does."""
-    name, *numbers = arguments.measure
+    """What is measured without nginx."""
+    done: dict[str, Section] = {}
     with tempfile.TemporaryDirectory(prefix="aiwm-bench-") as folder:
-        if name == "ledger":
-            sections = {name: ledger(Path(folder), rows=_QUICK_ROWS if arguments.quick else _ROWS)}
-        elif name == "fuzz":
-            seconds = _QUICK_FUZZ_SECONDS if arguments.quick else _FUZZ_SECONDS
-            sections = {name: fuzz(Path(folder), seconds=int(numbers[0]) if numbers else seconds)}
-        else:
-            kills = _QUICK_KILLS if arguments.quick else _KILLS
-            sections = {
-                name: crash(Path(folder) / "one", kills=kills),
-                f"{name} of workers": crash_workers(Path(folder) / "workers", kills=kills // _KILLS_PER_WORKERS_KILL),
-            }
-    for section in sections.values():
-        print(report.text(section), flush=True)
+        for name, section in _alone(arguments, Path(folder)):
+            done[name] = section
+            print(report.text(section), flush=True)
+            yield name, section
     if arguments.json:
         facts = {"Python": machine.python()}
-        arguments.json.write_text(json.dumps(report.data(facts, sections), indent=2) + "\n")
-    yield from sections.items()
+        arguments.json.write_text(json.dumps(report.data(facts, done), indent=2) + "\n")
+
+
+def _alone(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Section]]:
+    """The ledger by itself, what it holds after kills, or what nearly right input does."""
+    name, *numbers = arguments.measure
+    if name == "ledger":
+        yield name, ledger(folder, rows=_QUICK_ROWS if arguments.quick else _ROWS)
+    elif name == "fuzz":
+        seconds = _QUICK_FUZZ_SECONDS if arguments.quick else _FUZZ_SECONDS
+        yield name, fuzz(folder, seconds=int(numbers[0]) if numbers else seconds)
+    else:
+        kills = _QUICK_KILLS if arguments.quick else _KILLS
+        yield name, crash(folder / "one", kills=kills)
+        yield f"{name} of workers", crash_workers(folder / "workers", kills=kills // _KILLS_PER_WORKERS_KILL)
 
 
 @contextlib.contextmanager

@@ -381,8 +381,8 @@ class _Fleet(_Stage):
 
 
 def _number(worker: psutil.Process) -> int:
-    """0 for one that has not begun yet."""
-    with suppress(psutil.NoSuchProcess, ValueError):
+    """0 for one that is not a worker yet, but still its parent's twin, or none any more: that has no words."""
+    with suppress(psutil.Error, IndexError, TypeError, ValueError):
         return int(json.loads(worker.cmdline()[-1])["number"])
     return 0
 
