@@ -164,13 +164,14 @@ async def test_bodies_of_any_size_arrive_though_nobody_reads_for_a_while(door: D
         return body if framing == "length" else [body[at : at + 50_000] for at in range(0, len(body), 50_000)]
 
     async def script(peer: RawPeer) -> None:
-        head = await peer.read_head()
-        await asyncio.sleep(0.1)
-        body = await peer.read_body(head)
-        body = body if framing == "length" else unchunked(body)
-        received[len(body)] = digest(body)
-        said = b"content-length: %d" % len(body) if framing == "length" else b"transfer-encoding: chunked"
-        await peer.write(b"HTTP/1.1 200 OK\r\n%b\r\n\r\n%b" % (said, framed(pieces(body))))
+        # A connection that it closed behind an answer could be the one that the next body is sent on.
+        while head := await peer.read_head():
+            await asyncio.sleep(0.1)
+            body = await peer.read_body(head)
+            body = body if framing == "length" else unchunked(body)
+            received[len(body)] = digest(body)
+            said = b"content-length: %d" % len(body) if framing == "length" else b"transfer-encoding: chunked"
+            await peer.write(b"HTTP/1.1 200 OK\r\n%b\r\n\r\n%b" % (said, framed(pieces(body))))
 
     async def echoed(size: int, deployment: str) -> tuple[str, str]:
         body = most[:size]
