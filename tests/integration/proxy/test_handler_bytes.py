@@ -179,7 +179,9 @@ async def test_bodies_of_any_size_arrive_though_nobody_reads_for_a_while(door: D
             await line.send(request("POST", door.path(deployment, "v1/files"), [door.bearer], pieces(body)))
             head = await line.head()
             await asyncio.sleep(0.1)
-            return digest(body), digest((await line.body(head)).body)
+            seen = await line.body(head)
+            assert (seen.status, seen.whole) == (200, True), seen.body[:500]
+            return digest(body), digest(seen.body)
 
     sizes = range(1_000_000, len(most), 200_000)
     async with RawServer(script) as server:
