@@ -14,6 +14,7 @@ import json
 import os
 import random
 import re
+import socket
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence, Set
@@ -206,7 +207,7 @@ class _Stage:
     async def _kill(self, pid: int) -> None:
         code = await self.forks.kill(pid)
         if code != -9:
-            raise BenchError(f"AIWM ended by itself with {code}: {_tail(self._folder / 'aiwm.log')}")
+            raise BenchError(f"AIWM ended by itself with {code}: {_tail(self.log)}")
 
     async def _ready(self, port: int) -> None:
         deadline = time.monotonic() + _PATIENCE
@@ -215,7 +216,7 @@ class _Stage:
                 await self._call(port, "GET", "/readyz")
                 return
             if time.monotonic() > deadline:
-                raise BenchError(f"AIWM does not start: {_tail(self._folder / 'aiwm.log')}")
+                raise BenchError(f"AIWM does not start: {_tail(self.log)}")
             await asyncio.sleep(0.01)
 
     async def _ask(self, port: int) -> None:
@@ -313,7 +314,8 @@ class _Fleet(_Stage):
             self._stopping = True
             await end(parent.pid, workers)
             self.seen.killed_parents += 1
-            await self._until(lambda: not any(_lives(worker) for worker in workers))  # noqa: B023
+            # One that was started in the last moment is not among them: the next AIWM needs the port of all.
+            await self._until(lambda: _is_free(port) and not any(_lives(worker) for worker in workers))  # noqa: B023
             self._ended = True
             await asyncio.gather(*load)
             if self._left <= 0:
@@ -394,6 +396,16 @@ def _kill(worker: psutil.Process) -> None:
 
 def _living(parent: psutil.Process) -> list[psutil.Process]:
     return [worker for worker in parent.children() if _lives(worker)]
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def _lives(worker: psutil.Process) -> bool:
