@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import pytest
 from engines import nothing_left, processes_of
 from gateway import Caller, Gateway
 from hub import Hub, Repository
-from patience import PATIENCE
+from patience import PATIENCE, waited
 from tiny_model import write_tiny_model
 
 KILLS = int(os.environ.get("TEST_KILLS", "12"))
@@ -156,11 +157,15 @@ class House:
             assert deployment["errorMessage"], (deployment, self.story)
         if deployment["status"] == "running":
             path = f"/deployments/{deployment['_id']}"
-            answer = self.caller.http.post(f"{path}/inference/v1/completions", json={"prompt": "Hi", "max_tokens": 1})
+            completion = partial(
+                self.caller.http.post, f"{path}/inference/v1/completions", json={"prompt": "Hi", "max_tokens": 1}
+            )
+            answer = completion()
             if answer.status_code != 200:
                 now = self.caller.http.get(path).json()["status"]
                 assert now == "error", (now, answer.text, self.story)
-                assert "Current status: error" in answer.text, (answer.text, self.story)
+                # What is shown comes from the database, and requests are told a moment later.
+                waited(lambda: "Current status: error" in completion().text)
                 return False
         return True
 

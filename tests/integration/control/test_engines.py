@@ -113,8 +113,12 @@ async def test_it_starts_answers_and_stops(aiwm: Inside, editor: Caller) -> None
     assert (await editor("POST", f"{path}/stop")).json()["status"] == "stopping"
     await until(editor, path, "stopped")
     assert engines(aiwm) == []
-    refused = await ask(editor, path)
-    assert refused.json()["message"] == "Deployment is not running. Current status: stopped"
+
+    async def told() -> bool:
+        refused: str = (await ask(editor, path)).json()["message"]
+        return refused == "Deployment is not running. Current status: stopped"
+
+    await eventually(told)  # What is shown comes from the database, and requests are told a moment later.
     assert (await editor("POST", f"{path}/start")).json()["status"] == "queued"
     await until(editor, path, "running")
     assert who(await ask(editor, path)) in engines(aiwm)

@@ -14,7 +14,7 @@ import pytest
 from aiwm.control.takeover import GONE_AFTER, LOST_AFTER
 from engines import KIND, nothing_left, processes_of
 from inside import Caller, Inside, inside
-from patience import PATIENCE
+from patience import PATIENCE, eventually
 from postgresql import PostgreSql
 
 
@@ -188,4 +188,8 @@ async def test_what_another_aiwm_is_told_is_done(machines: Machines) -> None:
         assert (await _editor(two)("POST", f"{path}/stop")).json()["status"] == "stopping"
         await _until(two, path, "stopped")
         assert processes_of(machines.folder / "one" / "engines") == []
-        assert "Current status: stopped" in (await _ask(one, path)).text
+
+        async def told() -> bool:
+            return "Current status: stopped" in (await _ask(one, path)).text
+
+        await eventually(told)
