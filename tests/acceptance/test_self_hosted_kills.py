@@ -22,11 +22,11 @@ import pytest
 from engines import nothing_left, processes_of
 from gateway import Caller, Gateway
 from hub import Hub, Repository
-from patience import PATIENCE, waited
+from patience import waited
 from tiny_model import write_tiny_model
 
 KILLS = int(os.environ.get("TEST_KILLS", "12"))
-STANDSTILL_SECONDS = PATIENCE
+STANDSTILL_SECONDS = 30.0
 """How long nothing may move that is on its way somewhere."""
 PASSING = {"queued", "downloading", "downloaded", "deploying", "stopping"}
 MOST_RUNNING = 3
