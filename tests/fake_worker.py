@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from aiwm.workers.line import Line
@@ -32,7 +33,7 @@ async def serve() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop, number)
     fails = folder / f"fails-{birth['number']}"
-    if fails.exists():
+    with suppress(FileNotFoundError):
         return int(fails.read_text())
     line = Line({}, ended=stopped.set)
     await line.open(socket.socket(fileno=birth["line"]))
@@ -43,7 +44,9 @@ async def serve() -> int:
 
     server = await asyncio.start_server(answer, sock=socket.socket(fileno=birth["listeners"]["gateway"]))
     line.tell("ready")
-    (folder / f"ready-{birth['number']}").write_text(str(os.getpid()))
+    pid = folder / f"pid-{os.getpid()}"
+    pid.write_text(str(os.getpid()))
+    pid.rename(folder / f"ready-{birth['number']}")  # Who waits for the file reads it at once.
     await stopped.wait()
     server.close()
     await eventually(lambda: not (folder / f"answers-{birth['number']}").exists())
