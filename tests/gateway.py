@@ -224,9 +224,12 @@ def _seen(answer: httpx2.Response) -> None:
         planted.saw(f"{answer.request.method} {answer.request.url.path}", answer.read())
 
 
-_ports = itertools.cycle(range(10_000, 32_000))
-"""Below those that the kernel gives to who does not ask for one: none of them is taken before it is listened on."""
-for _ in range(os.getpid() * 199 % 22_000):  # Test processes that run at the same time begin at other places.
+_number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_ports = itertools.cycle(range(10_000 + _number, 32_000, _processes))
+"""Below those that the kernel gives to who does not ask for one: none of them is taken before it is listened on, nor
+while the program that has it is started again. Of the processes of one run each has ports of its own."""
+for _ in range(os.getpid() * 199 % 22_000):  # Runs at the same time begin at other places.
     next(_ports)
 
 

@@ -66,6 +66,7 @@ async def test_an_engine_sees_nothing_of_our_environment(
 ) -> None:
     monkeypatch.setenv("AIWM_JWT_SECRET", "a secret")
     engine = await driver.start(NAME, spec())
+    assert await _answers(engine)
     environment = psutil.Process(engine.pid.number).environ()
     assert set(environment) <= {"PATH", "LANG", "HOME", "FAKE_KEY", "ENGINE_OF_AIWM", "LC_CTYPE"}
     assert environment["FAKE_KEY"] == engine.key
@@ -159,6 +160,7 @@ async def test_another_aiwm_takes_over_what_runs(driver: ProcessDriver, folder: 
 
 async def test_a_number_that_another_process_has_now_is_not_taken_over(driver: ProcessDriver, folder: Path) -> None:
     engine = await driver.start(NAME, spec())
+    assert await _answers(engine)
     record = _record(folder)
     record.write_text(record.read_text().replace(f'"pid":{engine.pid.number}', f'"pid":{os.getpid()}'))
     (found,) = await ProcessDriver(folder, {}).found()
