@@ -6,6 +6,7 @@ An HTTP library would mend, merge and hide the very things the tests of the data
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import socket
@@ -79,6 +80,11 @@ class Line:
     def reset(self) -> None:
         self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()
+
+    async def gone(self) -> None:
+        """When it was closed or reset, that was only said to the loop: afterwards it is done."""
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()
 
     async def head(self) -> Seen:
         """The head of the next answer; raises ConnectionError when there is none."""

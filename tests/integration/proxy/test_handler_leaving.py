@@ -164,6 +164,7 @@ async def leave(door: Door, dialect: Dialect, moment: str, policy: str) -> tuple
                 assert (await line.head()).status == 200
             await seen(door)
             line.reset()
+            await line.gone()
             await seen(door)
             if policy == "drain":
                 assert not provider.left.is_set()
@@ -203,17 +204,26 @@ CALL = DIALECTS["chat"]
 
 
 async def test_a_drained_call_ends_when_nothing_comes_any_more(door: Door) -> None:
-    provider = Provider(CALL.events, 2)
-    async with RawServer(provider) as server:
-        deployment = door.deploy(
-            server.port, onDisconnect="drain", config={"apiKey": "sk-key", "idle-timeout": "0.3", "timeout": "5"}
-        )
+    async def fall_silent(peer: RawPeer) -> None:
+        await peer.read_request()
+        ready.set()
+        await go_on.wait()
+        await peer.write(HEAD + framed(CALL.events[:2]).removesuffix(LAST_CHUNK))
+        await peer.closed()
+        left.set()
+
+    ready, go_on, left = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    async with RawServer(fall_silent) as server:
+        deployment = door.deploy(server.port, onDisconnect="drain", config={"apiKey": "sk-key", "idle-timeout": "0.3"})
         async with await door.line() as line:
             body = json.dumps(CALL.body).encode()
             await line.send(request("POST", door.path(deployment, CALL.path), [door.bearer], body))
-            await line.head()
+            await asyncio.wait_for(ready.wait(), PATIENCE)
             line.reset()
-            await asyncio.wait_for(provider.left.wait(), PATIENCE)
+            await line.gone()
+            await seen(door)
+            go_on.set()
+            await asyncio.wait_for(left.wait(), PATIENCE)
             row = await door.only_row(deployment)
     assert (row["end"], row["source"], row["output_tokens"]) == ("client-gone", "estimated", 1)
 
@@ -234,6 +244,7 @@ async def test_a_drained_call_ends_with_its_provider(door: Door) -> None:
             await asyncio.wait_for(ready.wait(), PATIENCE)
             await line.head()
             line.close()
+            await line.gone()
             await seen(door)
             go_on.set()
             row = await door.only_row(deployment)
@@ -268,6 +279,7 @@ async def test_a_drained_call_has_as_long_as_any_other_when_the_program_stops(tm
                 await line.send(request("POST", door.path(deployment, CALL.path), [door.bearer], body))
                 await line.head()
                 line.reset()
+                await line.gone()
                 await seen(door)
             stopped = asyncio.create_task(asyncio.to_thread(gateway.stop))
             await eventually(lambda: refuses_connections(door))
@@ -289,6 +301,7 @@ async def test_a_drained_call_that_does_not_end_is_cut_when_the_program_stops(tm
                 await line.send(request("POST", door.path(deployment, CALL.path), [door.bearer], body))
                 await line.head()
                 line.reset()
+                await line.gone()
                 await seen(door)
             assert await asyncio.wait_for(asyncio.to_thread(gateway.stop), PATIENCE) == 0
             await asyncio.wait_for(provider.left.wait(), PATIENCE)
