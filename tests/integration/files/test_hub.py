@@ -25,7 +25,7 @@ from aiwm.files.hub import Hub
 from gateway import free_ports
 from hub import Hub as FakeHub
 from hub import Repository, git_id, sha256
-from patience import PATIENCE
+from patience import PATIENCE, eventually
 
 WEIGHTS = random.Random(1).randbytes(1_000_000)
 FILES = {"config.json": b'{"a": 1}', "model.safetensors": WEIGHTS, "pytorch_model.bin": b"x" * 2000}
@@ -203,7 +203,7 @@ async def test_kills_at_any_moment_cost_no_byte_and_leave_the_right_ones(hub: Hu
         _, running = await asyncio.wait([fetching], timeout=chance.uniform(0.3, 2.0) if kills < KILLS else None)
         if not running:
             break
-        for child in _fetchers():
+        for child in await eventually(_fetchers):
             os.kill(child, signal.SIGKILL)
         with pytest.raises(FetchFailed, match="ended without a word"):
             await fetching
@@ -242,10 +242,10 @@ async def test_two_fetchers_of_one_file_do_not_write_into_each_other(hub: Hub, s
     served.faults.hold_after = 400_000
     async with _held(hub, ONE, 1):
         await _until_part_has(hub, 400_000)
+        [first_child] = _fetchers()
         second = asyncio.create_task(_fetch(hub, ONE))
         await asyncio.sleep(1)
         assert not second.done()
-        [first_child, *_] = _fetchers()
         served.faults.hold_after = None
         os.kill(first_child, signal.SIGKILL)
         fetched, _ = await second
@@ -407,10 +407,7 @@ async def test_a_quota_that_is_used_up(hub: Hub, served: FakeHub) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, most))
     try:
         fetching = asyncio.create_task(_reason(hub, ONE))
-        for _ in range(100 * int(PATIENCE)):
-            if _fetchers():
-                break
-            await asyncio.sleep(0.01)
+        await eventually(_fetchers)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
     assert (await fetching).startswith("the disk is full (File too large) at ")
