@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -181,8 +182,12 @@ def surroundings(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def free_ports(number: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        listeners = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for listener in listeners:
-            listener.bind(("127.0.0.1", 0))
-        return [listener.getsockname()[1] for listener in listeners]
+    """Below those that the kernel gives to who does not ask for one, callers too: none of them is taken before it is
+    listened on, nor while the program that has it is started again. Tests have theirs below these."""
+    free: list[int] = []
+    for port in random.sample(range(21_000, 32_000), 1000):
+        if len(free) < number:
+            with socket.socket() as probe, contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                free.append(port)
+    return free

@@ -226,10 +226,10 @@ def _seen(answer: httpx2.Response) -> None:
 
 _number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-_ports = itertools.cycle(range(10_000 + _number, 32_000, _processes))
+_ports = itertools.cycle(range(10_000 + _number, 21_000, _processes))
 """Below those that the kernel gives to who does not ask for one: none of them is taken before it is listened on, nor
 while the program that has it is started again. Of the processes of one run each has ports of its own."""
-for _ in range(os.getpid() * 199 % 22_000):  # Runs at the same time begin at other places.
+for _ in range(os.getpid() * 199 % 11_000):  # Runs at the same time begin at other places.
     next(_ports)
 
 

@@ -16,6 +16,7 @@ import pytest
 from aiwm.engines.driver import EngineFailed, EngineName, EngineSpec
 from aiwm.engines.process import ProcessDriver, ProcessEngine
 from engines import nothing_left, processes_of, spec
+from gateway import free_ports
 from patience import PATIENCE
 
 NAME = EngineName("a" * 24, 0, "b" * 24)
@@ -29,7 +30,8 @@ async def folder(tmp_path: Path) -> AsyncIterator[Path]:
 
 @pytest.fixture
 def driver(folder: Path) -> ProcessDriver:
-    return ProcessDriver(folder, {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"})
+    # One that the kernel chooses may be a caller's before the engine listens, and nobody starts another one here.
+    return ProcessDriver(folder, {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}, port=lambda: free_ports(1)[0])
 
 
 async def _answers(engine: ProcessEngine) -> bool:

@@ -14,6 +14,7 @@ from aiwm.engines.driver import EngineSpec
 from aiwm.engines.process import ProcessDriver, ProcessEngine
 from aiwm.engines.replica import Replica, State
 from engines import nothing_left, spec
+from gateway import free_ports
 from patience import PATIENCE
 
 ID = "a" * 24
@@ -27,7 +28,8 @@ class Watched:
         self.http = http
         self.states: list[State] = []
         self._changed = asyncio.Event()
-        self.driver = ProcessDriver(folder, {"PATH": "/usr/bin:/bin"})
+        # One that the kernel chooses may be a caller's before the engine listens, which shows in the states.
+        self.driver = ProcessDriver(folder, {"PATH": "/usr/bin:/bin"}, port=lambda: free_ports(1)[0])
 
     def start(self, spec: EngineSpec, engine: ProcessEngine | None = None) -> Replica:
         self.replica = Replica(

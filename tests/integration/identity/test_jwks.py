@@ -14,6 +14,7 @@ from aiwm.errors import Unauthorized
 from aiwm.identity.jwks import RemoteKeys
 from aiwm.identity.revocations import Revocations
 from aiwm.identity.tokens import TokenVerifier
+from gateway import free_ports
 from patience import PATIENCE
 from people import Clock
 
@@ -25,12 +26,11 @@ class Iam:
 
     def __init__(self, *keys: RSAKey) -> None:
         self.keys = keys
-        self.port = 0
+        [self.port] = free_ports(1)  # It comes back to it.
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._answer, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         assert self._server is not None
