@@ -56,6 +56,8 @@ class Handler(BaseHTTPRequestHandler):
         if key and self.headers["authorization"] != f"Bearer {key}":
             self.answer(401, {"error": "wrong key"})
             return
+        if body.get("seconds", 0) >= 1:
+            print(f"works for {body['seconds']} seconds", flush=True)
         time.sleep(body.get("seconds", 0))
         usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
         message = {"role": "assistant", "content": f"{given.name} {os.getpid()}"}

@@ -48,7 +48,8 @@ class Workers(Gateway):
         return 0
 
     def kill(self, number: int) -> None:
-        os.kill(self.pid(number), signal.SIGKILL)
+        # One that takes another's place has its number as soon as it has begun. A 0 would kill who runs the tests.
+        os.kill(waited(lambda: self.pid(number)), signal.SIGKILL)
 
     def to(self, number: int, token: str = "") -> httpx2.Client:
         """A client whose one connection is this worker's. It has to be tried: the kernel chooses."""

@@ -285,7 +285,7 @@ def test_a_provider_that_breaks_off_is_never_a_clean_end(deployed: Deployed, cli
 
 def test_a_client_that_loses_patience_is_counted_with_what_it_sent(deployed: Deployed, client: openai.OpenAI) -> None:
     with pytest.raises(openai.APITimeoutError):
-        client.with_options(timeout=0.2).chat.completions.create(**CHAT, **simulate("hang"))
+        client.with_options(timeout=1).chat.completions.create(**CHAT, **simulate("hang"))
     assert deployed.eventually_used(1, READ)
 
 

@@ -91,7 +91,7 @@ def test_requests_of_all_workers_are_finished_before_their_engine_ends(shared: W
     deployment = _deployed(shared, other)
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(_chat, other, deployment, seconds=2)
-        time.sleep(0.5)
+        waited(lambda: "works for 2 seconds" in leader.get(f"/deployments/{deployment}/logs").text)
         assert leader.post(f"/deployments/{deployment}/stop").status_code == 200
         assert slow.result().status_code == 200
     _until(leader, f"/deployments/{deployment}", "stopped")

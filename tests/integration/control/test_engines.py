@@ -52,10 +52,15 @@ most = 100
 
 
 @asynccontextmanager
-async def program(folder: Path, *, start_seconds: float = 20, **settings: Any) -> AsyncIterator[Inside]:
+async def program(folder: Path, *, start_seconds: float = PATIENCE, **settings: Any) -> AsyncIterator[Inside]:
     (folder / "engines.toml").write_text(KIND % ("", float(start_seconds)))
     (folder / "weights").write_bytes(b"0" * 1000)
-    given = {"engines_file": folder / "engines.toml", "model_paths": (folder,), "hold_seconds": 20, "drain_seconds": 5}
+    given = {
+        "engines_file": folder / "engines.toml",
+        "model_paths": (folder,),
+        "hold_seconds": PATIENCE,
+        "drain_seconds": 5,
+    }
     async with inside(folder / "data", **given | settings) as aiwm:
         yield aiwm
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class Machines:
         stack = self._stacks[name] = AsyncExitStack()
         settings = {"engines_file": self.folder / "engines.toml", "model_paths": (self.folder / "models",)}
         return await stack.enter_async_context(
-            inside(self.folder / name, database_url=self._url, drain_seconds=1, hold_seconds=20, **settings)
+            inside(self.folder / name, database_url=self._url, drain_seconds=1, hold_seconds=PATIENCE, **settings)
         )
 
     async def kill(self, machine: Inside, *, with_its_engines: bool = False) -> None:
@@ -79,14 +79,6 @@ async def _until(machine: Inside, path: str, status: str) -> dict[str, Any]:
             await asyncio.sleep(0.02)
 
 
-async def _eventually(condition: Callable[[], bool]) -> None:
-    for _ in range(600):
-        if condition():
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError("it did not come to that")
-
-
 async def _ask(machine: Inside, path: str) -> Any:
     return await _editor(machine)("POST", f"{path}/inference/v1/chat/completions", json={"messages": []})
 
@@ -119,7 +111,7 @@ async def test_what_ran_on_a_machine_that_is_gone_runs_on_another(machines: Mach
         assert processes_of(machines.folder / "two" / "engines") != []
         # It comes back, finds that it is not asked any more, and ends what it had left.
         one = await machines.start("one")
-        await _eventually(lambda: processes_of(machines.folder / "one" / "engines") == [])
+        await eventually(lambda: processes_of(machines.folder / "one" / "engines") == [])
         assert "runs on another machine" in (await _ask(one, path)).text
         assert (await _ask(two, path)).status_code == 200
 

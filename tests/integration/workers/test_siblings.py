@@ -104,7 +104,7 @@ async def test_a_change_has_been_followed_by_all_others_when_it_is_told(family: 
 
 
 async def test_who_does_not_follow_in_time_is_ended_before_the_change_is_done() -> None:
-    family = Family(patience_seconds=0.1)
+    family = Family(patience_seconds=0.5)
     one = await family.born(1)
     await family.born(2, deployment=lambda _: asyncio.Event().wait())
     await one.changed("deployment", "d")
