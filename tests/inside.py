@@ -26,6 +26,7 @@ from aiwm.identity.passwords import Passwords
 from aiwm.settings import Settings
 from aiwm.store.database import Database
 from aiwm.web.call import Application, Call
+from aiwm.web.head import Head
 from fakes import Wire
 from people import QUICK
 
@@ -166,10 +167,8 @@ class _Directly(httpx2.AsyncBaseTransport):
         path, _, query = request.url.raw_path.partition(b"?")
         call = Call(
             wire,
-            method=request.method.encode(),
-            path=path,
-            query=query,
-            headers=[(name.lower(), value) for name, value in request.headers.raw],
+            Head(request.method.encode(), path, query, [(name.lower(), value) for name, value in request.headers.raw]),
+            length=int(request.headers["content-length"]) if "content-length" in request.headers else None,
             client=("127.0.0.1", 40_000),
         )
         call.receive(await request.aread())

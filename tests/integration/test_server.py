@@ -36,7 +36,7 @@ async def _app(call: Call) -> None:
     if call.path == b"/body":
         body = b"%d" % len(await call.body(max_bytes=1 << 20))
     else:
-        body = json.dumps({name.decode(): len(value) for name, value in call.headers}).encode()
+        body = json.dumps({name.decode(): len(value) for name, value in call.head.headers(call.length)}).encode()
     call.answer(200, [(b"content-length", b"%d" % len(body))], body)
 
 

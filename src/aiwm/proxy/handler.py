@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
-from urllib.parse import quote, unquote_to_bytes
 
 from aiwm.domain.ids import checked_id
 from aiwm.domain.times import Clock
@@ -35,14 +35,14 @@ from aiwm.metering.limits import Gate
 from aiwm.metering.meter import Book, Meter
 from aiwm.proxy.loans import Loan
 from aiwm.proxy.masking import Pieces, masked_error
+from aiwm.proxy.route import Route, Takes, check_allowed, framing
 from aiwm.proxy.upstream import Upstream, UpstreamResponse
 from aiwm.targets import Target, TargetTable
 from aiwm.web.call import Call
 from aiwm.wire.credentials import caller_token
 from aiwm.wire.forms import ModelInForm
-from aiwm.wire.headers import Firsts, answer_headers, firsts, request_lines
+from aiwm.wire.headers import Firsts, answer_headers, firsts
 from aiwm.wire.json_splice import with_model, with_stream_usage
-from aiwm.wire.urls import request_target
 from aiwm.wire.usage_filter import UsageFilter
 
 ORGANIZATION_HEADER = b"x-organization-id"
@@ -78,57 +78,51 @@ class Inference:
 
     async def __call__(self, call: Call, deployment: bytes, path: bytes) -> None:
         """`path` is the provider's, as the caller spelled it."""
-        if call.method in _REFLECTING:
-            raise MethodNotAllowed(
-                "TRACE is not passed on: its answer quotes what was sent, and with it the key",
-                headers={"allow": "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"},
-            )
-        headers = call.first
-        token = caller_token(call.headers, headers)
-        if token is None:
-            raise Unauthorized
-        principal = _acting(self._tokens.known(token) or await self._tokens.verify(token), call, headers)
-        deployment_id = checked_id(deployment.decode("latin-1"), "Deployment")
-        principal.require_deployment(deployment_id)
-        target = self._targets.reach(deployment_id, principal.org_id)
-        call.deployment_id = deployment_id
+        errand: _Errand | None = call.head.plan
+        token = _token(call) if errand is None else errand.token
+        caller = self._tokens.known(token) or await self._tokens.verify(token)
+        call.user_id, call.org_id, call.api_key_id = caller.user_id, caller.org_id, caller.api_key_id
+        if errand is None or errand.caller is not caller:
+            errand = call.head.plan = _Errand(token, caller, *_wanted(call, caller, deployment))
+        call.acting_for, call.deployment_id = errand.acting_for, errand.deployment_id
+        target = self._targets.reach(errand.deployment_id, errand.principal.org_id)
         if isinstance(target, Target):
-            await self._ask(call, headers, principal, path, target)
+            await self._ask(call, errand, path, target)
         else:
             async with Loan(target, call) as loan:
                 _require_open(path, loan.target)
-                await self._ask(call, headers, principal, path, loan.target, loan)
+                await self._ask(call, errand, path, loan.target, loan)
 
-    async def _ask(
-        self, call: Call, headers: Firsts, principal: Principal, path: bytes, target: Target, loan: Loan | None = None
-    ) -> None:
-        self._refuse_too_large(headers)
-        path, asked = _with_model_in_path(path, target)
+    async def _ask(self, call: Call, errand: _Errand, path: bytes, target: Target, loan: Loan | None = None) -> None:
+        self._refuse_too_large(call)
+        principal, route = errand.principal, errand.route
+        if route is None or route.target is not target:
+            route = errand.route = Route(call.head, path, target)
+        asked, asks_usage = route.asked, False
         body: bytes | AsyncIterator[bytes]
-        asks_usage = False
-        if call.method == b"POST" and _takes_model(target, path, headers):
-            whole = await call.body(max_bytes=self._max_body_bytes)
-            spliced = with_model(
-                whole,
-                model=target.model,
-                aliases=target.aliases,
-                allowed=target.allowed,
-                stream_usage=_without_version(path) in target.stream_usage_in_body,
-            )
-            body, asked, asks_usage = spliced.body, spliced.model, spliced.asks_usage
-        elif call.method == b"POST" and _takes_form(target, path):
-            form = ModelInForm(_content_type(call), check=partial(_check_allowed, _allowed(target)))
-            given = await call.stream(max_bytes=self._max_body_bytes)
-            if isinstance(given, bytes):
-                body, asked = given, form.whole(given)
-            else:
-                body = form.watched(given)
-        elif call.method == b"POST" and _of_its_model(path, target) in target.stream_usage_in_body:
-            spliced = with_stream_usage(await call.body(max_bytes=self._max_body_bytes))
-            body, asks_usage = spliced.body, spliced.asks_usage
-        else:
-            body = await call.stream(max_bytes=self._max_body_bytes)
-        framing, chunked = _framing(headers, body)
+        match route.takes:
+            case Takes.MODEL:
+                spliced = with_model(
+                    await call.body(max_bytes=self._max_body_bytes),
+                    model=target.model,
+                    aliases=target.aliases,
+                    allowed=target.allowed,
+                    stream_usage=route.asks_usage,
+                )
+                body, asked, asks_usage = spliced.body, spliced.model, spliced.asks_usage
+            case Takes.FORM:
+                form = ModelInForm(_content_type(call), check=partial(check_allowed, target))
+                given = await call.stream(max_bytes=self._max_body_bytes)
+                if isinstance(given, bytes):
+                    body, asked = given, form.whole(given)
+                else:
+                    body = form.watched(given)
+            case Takes.STREAM_OPTIONS:
+                spliced = with_stream_usage(await call.body(max_bytes=self._max_body_bytes))
+                body, asks_usage = spliced.body, spliced.asks_usage
+            case Takes.ANYTHING:
+                body = await call.stream(max_bytes=self._max_body_bytes)
+        length, chunked = framing(call.head, call.length, body)
         meter = Meter(
             target,
             principal,
@@ -148,7 +142,7 @@ class Inference:
                 method=call.method,
                 asked=asked,
                 body=body if isinstance(body, bytes) else None,
-                length=_length(headers),
+                length=call.length,
             )
         try:
             _end_with_the_caller(call, target)
@@ -156,7 +150,7 @@ class Inference:
                 try:
                     response = await self._upstream.send(
                         target.base.origin,
-                        _head(call, headers, path, target, framing, readable=asks_usage),
+                        b"%b%b\r\n" % (route.lines(readable=asks_usage), length),
                         body,
                         timeouts=target.timeouts,
                         is_head=call.method == b"HEAD",
@@ -169,6 +163,7 @@ class Inference:
                     if loan is None or not isinstance(body, bytes) or not await loan.elsewhere(error):
                         raise
                     target = loan.target
+                    route = Route(call.head, path, target)
             try:
                 if response.status >= 300:
                     call.discard()  # A refusal: the provider reads no more of the body.
@@ -195,23 +190,53 @@ class Inference:
             if meter.row is not None:
                 call.tokens, call.end = meter.row.usage.total_tokens, meter.row.end
 
-    def _refuse_too_large(self, headers: Firsts) -> None:
+    def _refuse_too_large(self, call: Call) -> None:
         """Before a byte of it is read, when the caller says how long it is."""
-        length = _length(headers)
-        if length is not None and length > self._max_body_bytes:
+        if call.length is not None and call.length > self._max_body_bytes:
             raise BodyTooLarge(f"The request body is too large: at most {self._max_body_bytes} bytes are passed on")
 
 
-def _acting(principal: Principal, call: Call, headers: Firsts) -> Principal:
-    """The caller, in the organization that it wants to act in. Raises Forbidden."""
-    call.user_id, call.org_id, call.api_key_id = principal.user_id, principal.org_id, principal.api_key_id
-    organization = headers.get(ORGANIZATION_HEADER)
+@dataclass(slots=True)
+class _Errand:
+    """What the head of a request wants, and of whom: kept with the head, for when it comes again."""
+
+    token: bytes
+    caller: Principal
+    """Whom the token named then. As long as it names the same, the rest is true."""
+    principal: Principal
+    """The caller, in the organization that it acts in."""
+    acting_for: str | None
+    """That organization, if it is not the caller's own."""
+    deployment_id: str
+    route: Route | None = None
+    """To the target of that time."""
+
+
+def _token(call: Call) -> bytes:
+    """What the caller shows. Raises Unauthorized, and MethodNotAllowed before it."""
+    if call.method in _REFLECTING:
+        raise MethodNotAllowed(
+            "TRACE is not passed on: its answer quotes what was sent, and with it the key",
+            headers={"allow": "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"},
+        )
+    token = caller_token(call.head.others, call.first)
+    if token is None:
+        raise Unauthorized
+    return token
+
+
+def _wanted(call: Call, caller: Principal, deployment: bytes) -> tuple[Principal, str | None, str]:
+    """Who is acting, for which organization if it is another's, and the deployment. Raises Forbidden, Invalid."""
+    principal, acting_for = caller, None
+    organization = call.first.get(ORGANIZATION_HEADER)
     if organization is not None:
-        principal = principal.acting_in(organization.decode("latin-1"))
+        principal = caller.acting_in(organization.decode("latin-1"))
         if principal.org_id != principal.home_org_id:
-            call.acting_for = principal.org_id
+            call.acting_for = acting_for = principal.org_id
     principal.require(Role.VIEWER)
-    return principal
+    deployment_id = checked_id(deployment.decode("latin-1"), "Deployment")
+    principal.require_deployment(deployment_id)
+    return principal, acting_for, deployment_id
 
 
 def _require_open(path: bytes, target: Target) -> None:
@@ -289,136 +314,12 @@ def _end(error: BaseException) -> End:
             return End.GATEWAY_DIED
 
 
-# -- the request for the provider
-
-
 INFERENCE = re.compile(rb"/deployments/([^/]+)/inference(?:/(.*))?", re.DOTALL)
 """The paths that go to providers: the deployment's id, and the provider's path as the caller spelled it."""
 
 
-_ACCEPT_ENCODING = b"accept-encoding"
-_PLAIN = b"accept-encoding: identity\r\n"
-
-_UP_TO_VERSION = re.compile(rb"(?:.*/)?v\d+[a-z0-9]*/")
-
-
-def _takes_model(target: Target, path: bytes, headers: Firsts) -> bool:
-    """Whether the provider's API takes a `model` in the JSON body of this path."""
-    name, is_form = _without_version(path), headers.get(b"content-type", b"")[:10].lower() == b"multipart/"
-    if name not in target.provider.model_in_body:
-        return target.allowed is not None and not is_form and name in target.provider.model_in_form
-    # With `allowed`, whatever the body says it is: some servers read it as JSON all the same.
-    return target.allowed is not None or not is_form
-
-
-def _takes_form(target: Target, path: bytes) -> bool:
-    """Whether a form is to be watched for a model that must not be asked for."""
-    return target.allowed is not None and _without_version(path) in target.provider.model_in_form
-
-
 def _content_type(call: Call) -> bytes:
     """Raises Invalid when there are two: who knows which of them counts."""
-    first, *others = [value for name, value in call.headers if name == b"content-type"]
-    if others:
+    if call.head.count(b"content-type") > 1:
         raise Invalid("The request has more than one Content-Type; send it once")
-    return first
-
-
-def _allowed(target: Target) -> frozenset[str]:
-    return frozenset() if target.allowed is None else target.allowed | {target.model}
-
-
-@lru_cache(maxsize=1024)
-def _without_version(path: bytes) -> str:
-    """What the provider's API calls this path, whatever stands before it."""
-    name = unquote_to_bytes(path).removesuffix(b"/")
-    version = _UP_TO_VERSION.match(name)
-    return name[version.end() if version is not None else 0 :].decode("latin-1")
-
-
-def _with_model_in_path(path: bytes, target: Target) -> tuple[bytes, str | None]:
-    """The path with the deployed model where it names the deployment, and the model that it asks for."""
-    segments = target.provider.model_in_path
-    if not segments:
-        return path, None
-    pattern = _after(segments)
-    match = pattern.search(path)
-    asked = None if match is None else _text(match[1])
-    if match is not None and asked in target.aliases:
-        asked = target.model
-        path = path[: match.start(1)] + quote(asked, safe="").encode("ascii") + path[match.end(1) :]
-    if target.allowed is not None:
-        # Whoever reads the path behind us must read the same model in it as we do, decoded or not.
-        decoded = pattern.search(unquote_to_bytes(path))
-        _check_allowed(_allowed(target), asked, None if decoded is None else _text(decoded[1]))
-    return path, asked
-
-
-def _of_its_model(path: bytes, target: Target) -> str:
-    """What a path asks of the model that it names: of `deployments/NAME/chat/completions`, the latter two."""
-    if not (target.provider.model_in_path and target.stream_usage_in_body):
-        return ""
-    match = _after(target.provider.model_in_path).search(path)
-    return "" if match is None else unquote_to_bytes(path[match.end() + 1 :]).removesuffix(b"/").decode("latin-1")
-
-
-def _check_allowed(allowed: frozenset[str], *asked: str | None) -> None:
-    for name in asked:
-        if name is not None and name not in allowed:
-            shown = ", ".join(f'"{model}"' for model in sorted(allowed))
-            raise Invalid(f'Model "{name[:200]}" is not allowed: this deployment allows {shown}')
-
-
-@lru_cache(maxsize=64)
-def _after(segments: tuple[str, ...]) -> re.Pattern[bytes]:
-    names = b"|".join(re.escape(segment.encode("ascii")) for segment in segments)
-    return re.compile(rb"(?:^|/)(?:%b)/([^/:]+)" % names)
-
-
-def _text(segment: bytes) -> str:
-    return unquote_to_bytes(segment).decode("utf-8", "replace")
-
-
-def _head(call: Call, headers: Firsts, path: bytes, target: Target, framing: bytes, *, readable: bool) -> bytes:
-    """`readable`: what only we have asked for is taken out of the answer again, so it must not be compressed."""
-    lines, replaced = target.lines, target.replaced
-    if readable and _ACCEPT_ENCODING not in replaced:
-        lines, replaced = lines + _PLAIN, replaced | {_ACCEPT_ENCODING}
-    return b"%b %b HTTP/1.1\r\n%b%b%b%b\r\n" % (
-        call.method,
-        request_target(target.base, path, _query(call.query, target)),
-        lines,
-        request_lines(call.headers, headers, replaced=replaced),
-        _defaults(headers, target),
-        framing,
-    )
-
-
-def _query(query: bytes, target: Target) -> bytes:
-    for name, value in target.query:
-        if not re.search(rb"(?:^|&)%b=" % re.escape(name), query):
-            query = b"%b%b%b=%b" % (query, b"&" if query else b"", name, value)
-    return query
-
-
-def _defaults(headers: Firsts, target: Target) -> bytes:
-    """Headers that the provider must have, unless the caller sent its own."""
-    if not target.defaults:
-        return b""
-    return b"".join(line for name, line in target.defaults if name not in headers)
-
-
-def _length(headers: Firsts) -> int | None:
-    length = headers.get(b"content-length")
-    return None if length is None else int(length)
-
-
-def _framing(headers: Firsts, body: bytes | AsyncIterator[bytes]) -> tuple[bytes, bool]:
-    """The header line that says how long the body is, and whether it goes in chunks: as the caller did it."""
-    length = headers.get(b"content-length")
-    if isinstance(body, bytes):
-        has_body = body or length is not None or b"transfer-encoding" in headers
-        return (b"content-length: %d\r\n" % len(body) if has_body else b""), False
-    if length is not None:
-        return b"content-length: %b\r\n" % length, False
-    return b"transfer-encoding: chunked\r\n", True
+    return call.first[b"content-type"]

@@ -34,8 +34,8 @@ def _scope(call: Call) -> Scope:
         "method": call.method.decode("ascii"),
         "path": unquote(call.path.decode("ascii")),
         "raw_path": call.path,
-        "query_string": call.query,
-        "headers": call.headers,
+        "query_string": call.head.query,
+        "headers": call.head.headers(call.length),
         "aiwm": call,
     }
 

@@ -11,7 +11,8 @@ from http import HTTPStatus
 from typing import Any, Protocol
 
 from aiwm.errors import BodyTooLarge, ClientGone
-from aiwm.wire.headers import Header, firsts
+from aiwm.web.head import Head
+from aiwm.wire.headers import Header
 
 _HIGH_WATER = 256 * 1024
 """Bytes of a request's body that may wait to be taken before the caller is held back."""
@@ -41,7 +42,7 @@ class Wire(Protocol):
 
 
 class Call:
-    """Names of headers are in lower case; order and duplicates are the caller's."""
+    """What its head says is in `head`; of that, what is asked for most is here, too."""
 
     __slots__ = (
         "_chunked",
@@ -65,12 +66,12 @@ class Call:
         "end",
         "first",
         "gone",
-        "headers",
+        "head",
+        "length",
         "method",
         "on_gone",
         "org_id",
         "path",
-        "query",
         "request_id",
         "status",
         "task",
@@ -81,11 +82,9 @@ class Call:
     def __init__(
         self,
         wire: Wire,
+        head: Head,
         *,
-        method: bytes,
-        path: bytes,
-        query: bytes,
-        headers: list[Header],
+        length: int | None = None,
         version: str = "1.1",
         keep: bool = True,
         expects_continue: bool = False,
@@ -93,13 +92,12 @@ class Call:
     ) -> None:
         self.client = client
         """Address and port of who called, as the connection has them."""
-        self.method = method
-        self.path = path
-        """As the caller spelled it, up to the question mark."""
-        self.query = query
-        self.headers = headers
-        self.first = firsts(headers)
-        """The value of the first header of each name."""
+        self.head = head
+        self.method = head.method
+        self.path = head.path
+        self.first = head.first
+        self.length = length
+        """Of the body, when the caller says it beforehand: its Content-Length."""
         self.task: asyncio.Task[None] | None = None
         """What works on it."""
         self.gone = False
@@ -313,6 +311,11 @@ class Call:
     @property
     def whole(self) -> bool:
         return self._whole
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of the body that have come and were not taken yet."""
+        return self._size
 
     def leave(self) -> None:
         """The connection is closed."""

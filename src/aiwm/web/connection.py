@@ -30,6 +30,7 @@ from aiwm.domain.ids import new_id
 from aiwm.errors import AiwmError, Invalid, RequestTimeout
 from aiwm.web.call import STATUS_LINES, Application, Call
 from aiwm.web.errors import render
+from aiwm.web.head import Head, Heads
 from aiwm.wire.headers import Header
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -55,11 +56,12 @@ class Patience:
 
 
 class Crowd:
-    """All connections of a server, and the tasks that answer their calls."""
+    """All connections of a server, the tasks that answer their calls, and the heads that they repeat."""
 
     def __init__(self) -> None:
         self.connections: set[Connection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
+        self.heads = Heads()
         self._emptied: asyncio.Future[None] | None = None
 
     async def emptied(self) -> None:
@@ -79,6 +81,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_app",
+        "_awaited",
+        "_between",
         "_call",
         "_client",
         "_crowd",
@@ -90,6 +94,7 @@ class Connection(asyncio.Protocol):
         "_heading",
         "_line",
         "_loop",
+        "_met_last",
         "_muted",
         "_new",
         "_parser",
@@ -122,6 +127,12 @@ class Connection(asyncio.Protocol):
         self._heading = False
         """Whether a head has begun that no time was set for yet."""
         self._muted = False
+        self._between = True
+        """Whether the parser waits for the first byte of a request."""
+        self._met_last: Call | None = None
+        """The call that the parser has just met, if its head may be remembered."""
+        self._awaited = 0
+        """Bytes that are to come of a body which the parser does not see."""
         self._new: Call | None = None
         """The call whose body is being read."""
         self._call: Call | None = None
@@ -160,18 +171,9 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._parting:
             return
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._not_upgraded(data[upgrade.args[0] :])
-            return
-        except httptools.HttpParserError as error:
-            told = error.__context__
-            self._refuse(
-                told
-                if isinstance(told, AiwmError)
-                else Invalid(f"This is no HTTP/1.1 request, or its head is larger than {MAX_HEAD_BYTES} bytes")
-            )
+        if self._awaited or self._between:
+            data = self._passed_by(data)
+        if data and not self._parsed(data):
             return
         if self._call is None and self._line:
             self._begin(self._line.popleft())
@@ -181,6 +183,47 @@ class Connection(asyncio.Protocol):
             # From its first byte on, however many pieces it comes in.
             self._heading = False
             self._expect(self._patience.head)
+
+    def _passed_by(self, data: bytes) -> bytes:
+        """Takes requests whose heads are known past the parser; what is left of the data is for the parser."""
+        while data:
+            if self._awaited:
+                piece, data = data[: self._awaited], data[self._awaited :]
+                self._awaited -= len(piece)
+                self.on_body(piece)
+                if not self._awaited:
+                    self._received()
+            else:
+                found = self._crowd.heads.find(data)
+                if found is None:
+                    break
+                head, self._awaited, start = found
+                self._met(Call(self, head, length=self._awaited, keep=not self._stopping, client=self._client))
+                data = data[start:]
+                if not self._awaited:
+                    self._received()
+        return data
+
+    def _parsed(self, data: bytes) -> bool:
+        """Feeds the parser. What is no request is refused."""
+        between = self._between
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._not_upgraded(data[upgrade.args[0] :])
+            return False
+        except httptools.HttpParserError as error:
+            told = error.__context__
+            self._refuse(
+                told
+                if isinstance(told, AiwmError)
+                else Invalid(f"This is no HTTP/1.1 request, or its head is larger than {MAX_HEAD_BYTES} bytes")
+            )
+            return False
+        met, self._met_last = self._met_last, None
+        if between and met is not None:
+            self._crowd.heads.learn(data[: len(data) - met.waiting], met.head)
+        return True
 
     def pause_writing(self) -> None:
         self.held_back = True
@@ -203,6 +246,7 @@ class Connection(asyncio.Protocol):
     # The parser's callbacks. What they raise comes out of feed_data as an HttpParserError.
 
     def on_message_begin(self) -> None:
+        self._between = False
         if self._muted:
             return
         self._url = b""
@@ -234,22 +278,28 @@ class Connection(asyncio.Protocol):
         parser = self._parser
         path, query, authority = _target(self._url)
         version = parser.get_http_version()
+        length = next((int(value) for name, value in self._headers if name == b"content-length"), None)
+        keeps = parser.should_keep_alive() and version != "1.0"
+        head = Head(parser.get_method(), path, query, self._headers)
+        _require_plain(head, version, authority)
         call = Call(
             self,
-            method=parser.get_method(),
-            path=path,
-            query=query,
-            headers=self._headers,
+            head,
+            length=length,
             version=version,
-            keep=parser.should_keep_alive() and version != "1.0" and not self._stopping,
+            keep=keeps and not self._stopping,
             expects_continue=self._expects_continue,
             client=self._client,
         )
-        _require_plain(call, version, authority)
-        self._new = call
-        self._line.append(call)
         self._url = b""
         self._heading = False
+        if length is not None and keeps and b"expect" not in head.first and b"upgrade" not in head.first:
+            self._met_last = call
+        self._met(call)
+
+    def _met(self, call: Call) -> None:
+        self._new = call
+        self._line.append(call)
         if self._call is not None:
             self.pause_reading()  # Until the answer before it is whole.
 
@@ -260,6 +310,10 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._parser.should_upgrade():
             return  # The parser takes the body for the new protocol: `_not_upgraded` reads it.
+        self._between = True
+        self._received()
+
+    def _received(self) -> None:
         call, self._new = self._new, None
         if call is not None:
             call.received()
@@ -457,16 +511,16 @@ _WHOLE_URL = re.compile(rb"https?://([^/?#@]+)(?![^/?#])", re.IGNORECASE)
 _MANY_HOSTS = "The request must have one Host header, and a target that is a whole URL must name the same host"
 
 
-def _require_plain(call: Call, version: str, authority: bytes | None) -> None:
+def _require_plain(head: Head, version: str, authority: bytes | None) -> None:
     """Raises Invalid for a request that two readers could take for two different ones."""
-    first = call.first
+    first = head.first
     host = first.get(b"host")
     if version != "1.1":
         if version != "1.0" or b"transfer-encoding" in first:
             raise ValueError("no version that we speak, or a way to send a body that it does not have")
     elif host is None:
         raise Invalid(_MANY_HOSTS)
-    if len(first) != len(call.headers) and sum(name == b"host" for name, _ in call.headers) > 1:
+    if head.count(b"host") > 1:
         raise Invalid(_MANY_HOSTS)
     if authority is not None and (host is None or authority.lower() != host.lower()):
         raise Invalid(_MANY_HOSTS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -49,7 +50,7 @@ class Front:
     def _failed(self, call: Call, exc: Exception) -> None:
         error = exc if isinstance(exc, AiwmError) else AiwmError()
         if error is not exc:
-            _log.exception("unexpected error", correlation_id=call.correlation_id, path=_path(call))
+            _log.exception("unexpected error", correlation_id=call.correlation_id, path=_shown(call.path))
         if isinstance(error, ClientGone) or (call.begun and isinstance(error, AnswerBroken)):
             call.end = call.end or str(error)
         elif not call.begun:
@@ -60,9 +61,10 @@ class Front:
         # The answer has begun and is not ended: the connection is closed, which is the only signal left.
 
 
-def _path(call: Call) -> str:
+@lru_cache(maxsize=1024)
+def _shown(spelled: bytes) -> str:
     """The path is the caller's: what a terminal would take for a command, or a reader for another line, is escaped."""
-    path = call.path.decode("ascii")
+    path = spelled.decode("ascii")
     if "%" in path:
         path = unquote(path)
     return path if path.isprintable() else quote(path)
@@ -73,7 +75,7 @@ def _line(call: Call, seconds: float) -> dict[str, Any]:
     line: dict[str, Any] = {
         "correlation_id": call.correlation_id,
         "method": call.method.decode("ascii"),
-        "path": _path(call),
+        "path": _shown(call.path),
         "status": call.status or ClientGone.status,
         "ms": round(seconds * 1000, 1),
     }

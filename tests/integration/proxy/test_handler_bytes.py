@@ -14,6 +14,7 @@ import pytest
 import zstandard
 
 from aiwm.web.call import Call
+from aiwm.web.head import Head
 from callers import Body, Door, answering, answering_once, fields, framed, request, unchunked
 from fakes import RawPeer, RawServer, Wire
 from inside import inside
@@ -144,7 +145,7 @@ async def test_what_comes_while_a_slow_caller_is_waited_for_is_passed_on(tmp_pat
         deployment = await caller.deployment(model)
         headers = [(b"host", b"localhost"), (b"authorization", caller.headers["authorization"].encode())]
         path = f"/deployments/{deployment['_id']}/inference/v1/files".encode()
-        call = Call(wire, method=b"GET", path=path, query=b"", headers=headers)
+        call = Call(wire, Head(b"GET", path, b"", headers))
         call.received()
         async with asyncio.timeout(PATIENCE):
             await running.program.gateway(call)

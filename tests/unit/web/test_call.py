@@ -8,12 +8,13 @@ import pytest
 
 from aiwm.errors import BodyTooLarge, ClientGone
 from aiwm.web.call import Call
+from aiwm.web.head import Head
 from aiwm.wire.headers import Header
 from fakes import Wire
 
 
 def call(wire: Wire, *, method: bytes = b"POST", **options: object) -> Call:
-    made = Call(wire, method=method, path=b"/", query=b"", headers=[(b"a", b"1"), (b"a", b"2")], **options)  # type: ignore[arg-type]
+    made = Call(wire, Head(method, b"/", b"", [(b"a", b"1"), (b"a", b"2")]), **options)  # type: ignore[arg-type]
     made.correlation_id = "c-1"
     return made
 

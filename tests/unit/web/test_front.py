@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from aiwm.errors import AnswerBroken, ClientGone, Invalid
 from aiwm.web.call import Call
 from aiwm.web.front import Front
+from aiwm.web.head import Head
 from aiwm.wire.hosts import Hosts
 from fakes import Wire
 
@@ -27,7 +28,7 @@ class _Asked:
     async def run(
         self, work: Any, *, headers: list[tuple[bytes, bytes]] | None = None, path: str = "/models"
     ) -> _Asked:
-        call = Call(self.wire, method=b"GET", path=quote(path).encode(), query=b"key=sk-1", headers=headers or [])
+        call = Call(self.wire, Head(b"GET", quote(path).encode(), b"key=sk-1", headers or []))
         with capture_logs() as self.logs:
             await Front(work, hosts=Hosts({"aiwm.example"}), log=self.lines.append)(call)
         return self

@@ -8,13 +8,14 @@ from threading import Event
 import pytest
 
 from aiwm.web.call import Application, Call
+from aiwm.web.head import Head
 from aiwm.web.later import Later
 from fakes import Wire
 from patience import PATIENCE
 
 
 def _call() -> Call:
-    return Call(Wire(), method=b"GET", path=b"/models", query=b"", headers=[])
+    return Call(Wire(), Head(b"GET", b"/models", b"", []))
 
 
 class _Made:
