@@ -32,6 +32,7 @@ from bench.callers import Answer, Caller, Lost
 from bench.exchanges import CHAT_PATH, whole_request
 from bench.figures import Figure, Section
 from bench.forks import Forks, forks
+from bench.imported import worker_number
 from bench.processes import BenchError, free_ports
 
 _AT_ONCE = 2
@@ -324,7 +325,7 @@ class _Fleet(_Stage):
     def _kill_some(self, workers: Sequence[psutil.Process], at_work: Set[int]) -> int:
         """One of them, or all. The length of the log behind it."""
         for worker in workers if self._chance.random() < 0.2 else [self._chance.choice(workers)]:
-            if _number(worker) in at_work:
+            if worker_number(worker) in at_work:
                 self.seen.killed += 1
             else:
                 self.seen.killed_early += 1
@@ -380,13 +381,6 @@ class _Fleet(_Stage):
             if time.monotonic() > deadline:
                 raise BenchError(f"AIWM does not come to what it must come to: {_tail(self.log)}")
             await asyncio.sleep(0.02)
-
-
-def _number(worker: psutil.Process) -> int:
-    """0 for one that is not a worker yet, but still its parent's twin, or none any more: that has no words."""
-    with suppress(psutil.Error, IndexError, TypeError, ValueError):
-        return int(json.loads(worker.cmdline()[-1])["number"])
-    return 0
 
 
 def _kill(worker: psutil.Process) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import json
 import os
 import signal
@@ -19,6 +18,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from bench.imported import imported
 from bench.processes import BenchError
 
 
@@ -63,14 +63,7 @@ async def forks() -> AsyncIterator[Forks]:
 
 
 def _main() -> None:
-    import aiwm.api.routes
-    import aiwm.cli.serve
-    import aiwm.cli.worker
-    import aiwm.iam.routes
-    import aiwm.store.migrations
-    import aiwm.web.application  # noqa: F401 - needed a little later than the rest
-
-    gc.freeze()  # The collector would write to every page that is shared.
+    imported()
     children: set[int] = set()
     # A person's Ctrl-C is for who started us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

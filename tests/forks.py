@@ -1,7 +1,8 @@
 """`aiwm ...` as a process of its own that starts fast: it is forked from one that has imported the program.
 
 What is forked is the command from its first line on, with arguments, an environment and outputs of its own; only the
-second of CPU for its imports is saved. Tests of how the program starts, and of `aiwm run`, start it themselves.
+second of CPU for its imports is saved, and for those of each of its workers. Tests of how the program starts, and of
+`aiwm run`, start it themselves.
 """
 
 from __future__ import annotations
@@ -160,20 +161,13 @@ def _forks() -> _Forks:
 
 def _main(line: socket.socket) -> None:
     """Returns in each new process, which is to be the command then."""
-    import gc
+    # Only for this import: the program must not find its tests and benchmarks.
+    sys.path.append(str(Path(__file__).parents[1]))
+    from bench.imported import imported
 
-    import aiwm.api.routes
-    import aiwm.cli.main
-    import aiwm.cli.serve
-    import aiwm.cli.worker
-    import aiwm.iam.routes
-    import aiwm.metering.price_list
-    import aiwm.simulator.app
-    import aiwm.store.migrations
-    import aiwm.web.application  # noqa: F401 - each is imported when it is needed
-
+    sys.path.pop()
+    imported()
     assert threading.active_count() == 1, "a thread would be missing in what is forked"
-    gc.freeze()  # The collector would write to every page that is shared.
     # A person's Ctrl-C is for who started us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     woken, waking = socket.socketpair()

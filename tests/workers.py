@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
 import httpx2
 import orjson
+import psutil
+from bench.imported import worker_number
 
-from gateway import Gateway
+from gateway import Gateway, TypedGateway
 from patience import PATIENCE, waited
 
 
@@ -35,16 +38,10 @@ class Workers(Gateway):
     def pid(self, number: int) -> int:
         """The process that has this number now; 0 for none."""
         assert self.process is not None
-        for line in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                words = line.read_bytes().split(b"\0")
-                parent = int(line.with_name("stat").read_text().rpartition(")")[2].split()[1])
-            except (OSError, IndexError):
-                continue
-            if parent == self.process.pid and b"aiwm.cli.worker" in words:
-                birth = orjson.loads(words[words.index(b"aiwm.cli.worker") + 1])
-                if birth["number"] == number:
-                    return int(line.parent.name)
+        with suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self.process.pid).children():
+                if worker_number(child) == number:
+                    return child.pid
         return 0
 
     def kill(self, number: int) -> None:
@@ -80,6 +77,10 @@ class Workers(Gateway):
         """Waits until each has answered something."""
         for number in self.numbers:
             self.to(number)
+
+
+class TypedWorkers(Workers, TypedGateway):
+    """The same, each process loaded from its first import on."""
 
 
 KINDS: Final[dict[str, type[Gateway]]] = {"one process": Gateway, "two workers": Workers}

@@ -17,7 +17,7 @@ import pytest
 
 from gateway import ADMIN_PASSWORD, Caller
 from patience import waited
-from workers import Workers
+from workers import TypedWorkers, Workers
 
 CHAT = {"messages": [{"role": "user", "content": "How are you?"}]}
 
@@ -34,7 +34,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
 
 
 def test_workers_are_greeted_once_and_stop_together(tmp_path: Path) -> None:
-    gateway = Workers(tmp_path, "--demo", workers=3)
+    gateway = TypedWorkers(tmp_path, "--demo", workers=3)
     with gateway:
         pids = [gateway.pid(number) for number in gateway.numbers]
         assert len({*pids, 0}) == 4
