@@ -11,9 +11,12 @@ import time
 from collections.abc import Callable, Mapping, MutableMapping
 from functools import lru_cache
 from typing import Any, BinaryIO
+from urllib.parse import quote, unquote
 
+import msgspec
 import orjson
 import structlog
+from msgspec.structs import asdict
 
 _SECRET_NAME = re.compile(r"password|secret|token$|api_?key|authorization|credential", re.IGNORECASE)
 _SECRET_VALUE = re.compile(
@@ -80,41 +83,82 @@ def _named(worker: int | None) -> list[structlog.types.Processor]:
     return [name]
 
 
-def request_log(*, level: str, as_json: bool, worker: int | None = None) -> Callable[[dict[str, Any]], None]:
+class RequestLine(msgspec.Struct, frozen=True, gc=False):
+    """What is known of a request that has ended. It has no query and no headers: both can hold keys."""
+
+    seconds: float
+    correlation_id: str
+    method: bytes
+    path: bytes
+    """As the caller spelled it."""
+    status: int
+    user_id: str | None = None
+    org_id: str | None = None
+    api_key_id: str | None = None
+    acting_for: str | None = None
+    deployment_id: str | None = None
+    tokens: int | None = None
+    end: str | None = None
+
+    def told(self) -> dict[str, Any]:
+        """By name, without what is not known."""
+        line = {name: value for name, value in asdict(self).items() if value is not None}
+        del line["seconds"]
+        return line | {
+            "method": self.method.decode("ascii"),
+            "path": shown_path(self.path),
+            "ms": round(self.seconds * 1000, 1),
+        }
+
+
+def request_log(*, level: str, as_json: bool, worker: int | None = None) -> Callable[[RequestLine], None]:
     """What writes the line of each request. For machines it goes around structlog, which costs as much as the relay."""
     if level_number(level) > logging.INFO:
         return lambda _: None
     if not as_json:
         log = structlog.get_logger("aiwm.request")
-        return lambda line: log.info("request", **line)
+        return lambda line: log.info("request", **line.told())
     return _Lines(sys.stderr.buffer, {} if worker is None else {"worker": worker}).add
 
 
 class _Lines:
-    """Gathers lines for a moment: a write for each would cost as much as what the line tells of."""
+    """Gathers lines for a moment: to make and to write each by itself would cost as much as what it tells of."""
 
     def __init__(self, output: BinaryIO, always: Mapping[str, Any]) -> None:
         self._output = output
         self._always = {"event": "request", "level": "info"} | dict(always)
-        self._waiting: list[bytes] = []
+        self._waiting: list[tuple[float, RequestLine]] = []
         atexit.register(self.flush)
 
-    def add(self, line: dict[str, Any]) -> None:
-        now = int(time.time() * 1000)
-        # What callers write freely; the rest of a line is ours.
-        line["path"] = _clean(line["path"])
-        if not line["correlation_id"].isalnum():
-            line["correlation_id"] = _without_secrets(line["correlation_id"])
+    def add(self, line: RequestLine) -> None:
         if not self._waiting:
             asyncio.get_running_loop().call_later(_GATHER_SECONDS, self.flush)
-        stamp = f"{_second(now // 1000)}.{now % 1000:03d}Z"
-        self._waiting.append(_encoded(self._always | {"time": stamp} | line))
+        self._waiting.append((time.time(), line))
 
     def flush(self) -> None:
         if self._waiting:
             lines, self._waiting = self._waiting, []
-            self._output.write(b"\n".join((*lines, b"")))
+            self._output.write(b"".join([self._encoded(at, line) for at, line in lines]))
             self._output.flush()
+
+    def _encoded(self, at: float, line: RequestLine) -> bytes:
+        now = int(at * 1000)
+        told = line.told()
+        # What callers write freely; the rest of a line is ours.
+        told["path"] = _clean(told["path"])
+        if not line.correlation_id.isalnum():
+            told["correlation_id"] = _without_secrets(line.correlation_id)
+        stamp = f"{_second(now // 1000)}.{now % 1000:03d}Z"
+        return _encoded(self._always | {"time": stamp} | told, option=orjson.OPT_APPEND_NEWLINE)
+
+
+@lru_cache(maxsize=1024)
+def shown_path(spelled: bytes) -> str:
+    """The path is the caller's: what a terminal would take for a command, or a reader for another line, is escaped."""
+    path = spelled.decode("ascii")
+    if "%" in path:
+        path = unquote(path)
+    return path if path.isprintable() else quote(path)
 
 
 @lru_cache(maxsize=1024)

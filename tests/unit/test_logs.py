@@ -7,11 +7,13 @@ import json
 import logging
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import structlog
 
 from aiwm import logs
+from aiwm.logs import RequestLine
 from patience import PATIENCE
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"
@@ -103,7 +105,7 @@ async def test_the_line_of_a_request_is_one_line_without_secrets(
     logs.configure(level="info", as_json=as_json)
     write = logs.request_log(level="info", as_json=as_json)
 
-    write({"correlation_id": "c-1", "method": "GET", "path": f"/models/{secret}/x", "status": 404, "ms": 1.5})
+    write(RequestLine(0.0015, "c-1", b"GET", quote(f"/models/{secret}/x").encode(), 404))
 
     shown = capsys.readouterr().err
     async with asyncio.timeout(PATIENCE):
@@ -120,7 +122,7 @@ async def test_the_line_of_a_request_is_one_line_without_secrets(
 
 def test_requests_are_not_logged_above_info(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(level="warning", as_json=True)
-    logs.request_log(level="warning", as_json=True)({"path": "/"})
+    logs.request_log(level="warning", as_json=True)(RequestLine(0.1, "c-1", b"GET", b"/", 200))
     assert capsys.readouterr().err == ""
 
 

@@ -47,7 +47,7 @@ Save = Callable[[Sequence[UsageRow]], Awaitable[None]]
 class _Segment:
     """One file, locked as long as it is open: the lock is what tells other processes that its owner lives."""
 
-    __slots__ = ("_map", "_room", "descriptor", "path", "size", "unsettled")
+    __slots__ = ("_map", "_room", "_room_to_open", "descriptor", "path", "size", "unsettled")
 
     def __init__(self, folder: Path, room: int) -> None:
         """Raises OSError when the disk has no room for it."""
@@ -65,17 +65,19 @@ class _Segment:
             draft.unlink(missing_ok=True)
             raise
         self._room = room
+        self._room_to_open = room - room // _KEPT_FREE
         self.size = 0
         self.unsettled: set[str] = set()
         """Requests with a line in here that the ledger does not have yet."""
 
-    def has_room(self, size: int, *, opening: bool) -> bool:
-        return self.size + size <= self._room - (self._room // _KEPT_FREE if opening else 0)
-
-    def append(self, line: bytes) -> None:
+    def append(self, line: bytes, *, opening: bool) -> bool:
+        """False when there is no room for it."""
         end = self.size + len(line)
+        if end > (self._room_to_open if opening else self._room):
+            return False
         self._map[self.size : end] = line
         self.size = end
+        return True
 
     def close(self) -> None:
         """Leaves it to the next start."""
@@ -126,9 +128,7 @@ class Journal:
             self._older.remove(segment)
             self._dirty.pop(segment, None)
             segment.remove()
-        line = _line(b"S", [row.request_id for row in rows])
-        if self._current.has_room(len(line), opening=True):
-            self._current.append(line)
+        self._current.append(_line(b"S", [row.request_id for row in rows]), opening=True)
 
     async def run(self) -> None:
         """Makes lines durable, until cancelled."""
@@ -161,9 +161,9 @@ class Journal:
         line = _line(kind, row)
         try:
             segment = self._current
-            if not segment.has_room(len(line), opening=opening):
+            if not segment.append(line, opening=opening):
                 segment = self._turned(len(line))
-            segment.append(line)
+                segment.append(line, opening=opening)
             if not self._fsync_seconds:
                 os.fsync(segment.descriptor)
         except OSError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 import structlog
@@ -47,29 +48,21 @@ class Meter:
     `body` is the request's, as far as it was read at once: texts that it has are counted if the answer ends early.
     """
 
-    __slots__ = (
-        "_asked",
-        "_began",
-        "_blind",
-        "_body",
-        "_book",
-        "_correlation_id",
-        "_decoder",
-        "_estimate",
-        "_estimated",
-        "_first_byte",
-        "_json",
-        "_opened",
-        "_principal",
-        "_provider_request_id",
-        "_reading",
-        "_request_id",
-        "_splitter",
-        "_started_at",
-        "_status",
-        "_target",
-        "row",
-    )
+    # Most of it stays as it is here for most answers: one is made for each request.
+
+    _first_byte: float | None = None
+    _opened: UsageRow | None = None
+    """The row to book if we die before the answer has come to its end."""
+    _status: int | None = None
+    _provider_request_id: str | None = None
+    _splitter: Splitter | None = None
+    _estimate: Estimate | None = None
+    _estimated: tuple[Usage, str] | None = None
+    _json: JsonWatcher | None = None
+    _decoder: Decoder | None = None
+    _blind = False
+    row: UsageRow | None = None
+    """The row, once there is one."""
 
     def __init__(
         self,
@@ -92,20 +85,7 @@ class Meter:
         self._request_id = request_id
         self._started_at = clock()
         self._began = time.perf_counter()
-        self._first_byte: float | None = None
-        self._opened: UsageRow | None = None
-        """The row to book if we die before the answer has come to its end."""
-        self._status: int | None = None
-        self._provider_request_id: str | None = None
         self._reading = Reading(target.provider.usage)
-        self._splitter: Splitter | None = None
-        self._estimate: Estimate | None = None
-        self._estimated: tuple[Usage, str] | None = None
-        self._json: JsonWatcher | None = None
-        self._decoder: Decoder | None = None
-        self._blind = False
-        self.row: UsageRow | None = None
-        """The row, once there is one."""
 
     def sent(self) -> None:
         """The request is about to go out to the provider: from here on there will be a row. Raises Unavailable."""
@@ -137,15 +117,12 @@ class Meter:
             self._blind = True  # An error has no usage, and its text may have been masked on the way.
             return
         markers = provider.usage.markers
-        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        if kind == b"text/event-stream":
-            self._splitter = EventSplitter(markers)
-            self._estimate = Estimate(provider.usage, EventSplitter)
-        elif kind in {b"application/x-ndjson", b"application/jsonl"}:
-            self._splitter = LineSplitter(markers)
-            self._estimate = Estimate(provider.usage, LineSplitter)
-        elif kind == b"application/json" or kind.endswith(b"+json"):
+        kind = _kind(headers.get(b"content-type", b""))
+        if kind is JsonWatcher:
             self._json = JsonWatcher(markers)
+        elif kind is EventSplitter or kind is LineSplitter:
+            self._splitter = kind(markers)
+            self._estimate = Estimate(provider.usage, kind)
         else:
             self._blind = True
             return
@@ -253,3 +230,16 @@ class Meter:
         except Exception:  # noqa: BLE001 - a bug of ours in here is no reason to fail the caller
             self._blind = True
             _log.exception("the meter failed; the answer goes on", correlation_id=self._correlation_id)
+
+
+@lru_cache(maxsize=256)
+def _kind(content_type: bytes) -> type[JsonWatcher | EventSplitter | LineSplitter] | None:
+    """What watches answers of this type; None when there is nothing to be read in them."""
+    name = content_type.partition(b";")[0].strip().lower()
+    if name == b"text/event-stream":
+        return EventSplitter
+    if name in {b"application/x-ndjson", b"application/jsonl"}:
+        return LineSplitter
+    if name == b"application/json" or name.endswith(b"+json"):
+        return JsonWatcher
+    return None

@@ -21,6 +21,8 @@ from aiwm.metering.tallies import Tally, added
 _BOUNDS = (50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 120_000, 300_000, 600_000)
 """Milliseconds; the last bucket is what took longer."""
 _LABELS = [*(str(bound / 1000) for bound in _BOUNDS), "+Inf"]
+_TOGETHER = 256
+"""Rows that are counted at once: one after the other costs less than each between other things."""
 _MOST_PROVIDERS = 200
 """A caller names its provider freely: beyond this many, new names are counted as one."""
 
@@ -66,8 +68,19 @@ class Metrics:
         self._failing = failing
         self._refused = refused
         self._providers: dict[str, _Provider] = {}
+        self._new: list[UsageRow] = []
 
     def observe(self, row: UsageRow) -> None:
+        self._new.append(row)
+        if len(self._new) >= _TOGETHER:
+            self._count_new()
+
+    def _count_new(self) -> None:
+        rows, self._new = self._new, []
+        for row in rows:
+            self._count(row)
+
+    def _count(self, row: UsageRow) -> None:
         numbers = self._providers.get(row.provider) or self._provider(row.provider)
         key = (row.status, row.end)
         numbers.requests[key] = numbers.requests.get(key, 0) + 1
@@ -81,6 +94,7 @@ class Metrics:
 
     def tally(self) -> Tally:
         """What is counted here, for another process to show it with its own."""
+        self._count_new()
         return {
             "counters": {
                 "providers": {name: numbers.tally() for name, numbers in self._providers.items()},

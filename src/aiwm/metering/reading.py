@@ -181,7 +181,8 @@ def _count(usage: dict[str, Any], steps: Mapping[str, Step], counts: dict[str, i
                 for name in step.names:
                     counts[name] = counts.get(name, 0) + value
         elif kind is dict:
-            _count(value, step.keys, counts)
+            if any(value.values()):  # In most, all is 0.
+                _count(value, step.keys, counts)
         elif kind is list:
             for where, inner in step.chosen.items():
                 for each in value:

@@ -44,40 +44,43 @@ class Wire(Protocol):
 class Call:
     """What its head says is in `head`; of that, what is asked for most is here, too."""
 
-    __slots__ = (
-        "_chunked",
-        "_expects_continue",
-        "_head",
-        "_keep",
-        "_left",
-        "_pieces",
-        "_size",
-        "_unwanted",
-        "_version",
-        "_waiter",
-        "_whole",
-        "_wire",
-        "acting_for",
-        "answered",
-        "api_key_id",
-        "client",
-        "correlation_id",
-        "deployment_id",
-        "end",
-        "first",
-        "gone",
-        "head",
-        "length",
-        "method",
-        "on_gone",
-        "org_id",
-        "path",
-        "request_id",
-        "status",
-        "task",
-        "tokens",
-        "user_id",
-    )
+    # Most of it stays as it is here for most calls: one is made for each request.
+
+    task: asyncio.Task[None] | None = None
+    """What works on it."""
+    gone = False
+    """Whether the caller has closed the connection before the answer was whole."""
+    on_gone: Callable[[], object] | None = None
+    """Called at that moment."""
+    status = 0
+    """Of the answer; 0 until it begins."""
+    answered = False
+    """Whether the answer is whole, as far as we are concerned: after it, hanging up is what callers do."""
+
+    # What is known of the request, for its line in the log: whoever learns something writes it here.
+    request_id = ""
+    """Ours, and new for each request."""
+    correlation_id = ""
+    """The caller's own, when it sent one that can be logged and sent back; else the request's id."""
+    user_id: str | None = None
+    org_id: str | None = None
+    api_key_id: str | None = None
+    """The key that was shown, by its id; None for a token."""
+    acting_for: str | None = None
+    """The organization a universe.owner acts in with X-Organization-Id, when it is not its own."""
+    deployment_id: str | None = None
+    tokens: int | None = None
+    end: str | None = None
+
+    _version = "1.1"
+    _expects_continue = False
+    _size = 0
+    _whole = False
+    _unwanted = False
+    _waiter: asyncio.Future[None] | None = None
+    _head: bytes | None = None
+    _chunked = False
+    _left = -1
 
     def __init__(
         self,
@@ -98,44 +101,13 @@ class Call:
         self.first = head.first
         self.length = length
         """Of the body, when the caller says it beforehand: its Content-Length."""
-        self.task: asyncio.Task[None] | None = None
-        """What works on it."""
-        self.gone = False
-        """Whether the caller has closed the connection before the answer was whole."""
-        self.on_gone: Callable[[], object] | None = None
-        """Called at that moment."""
-        self.status = 0
-        """Of the answer; 0 until it begins."""
-        self.answered = False
-        """Whether the answer is whole, as far as we are concerned: after it, hanging up is what callers do."""
-
-        # What is known of the request, for its line in the log: whoever learns something writes it here.
-        self.request_id = ""
-        """Ours, and new for each request."""
-        self.correlation_id = ""
-        """The caller's own, when it sent one that can be logged and sent back; else the request's id."""
-        self.user_id: str | None = None
-        self.org_id: str | None = None
-        self.api_key_id: str | None = None
-        """The key that was shown, by its id; None for a token."""
-        self.acting_for: str | None = None
-        """The organization a universe.owner acts in with X-Organization-Id, when it is not its own."""
-        self.deployment_id: str | None = None
-        self.tokens: int | None = None
-        self.end: str | None = None
-
         self._wire = wire
-        self._version = version
         self._keep = keep
-        self._expects_continue = expects_continue
         self._pieces: list[bytes] = []
-        self._size = 0
-        self._whole = False
-        self._unwanted = False
-        self._waiter: asyncio.Future[None] | None = None
-        self._head: bytes | None = None
-        self._chunked = False
-        self._left = -1
+        if version != "1.1":
+            self._version = version
+        if expects_continue:
+            self._expects_continue = True
 
     # The request's body, as the application takes it.
 
@@ -215,17 +187,13 @@ class Call:
 
         A body without `content-length` among the headers is sent in chunks.
         """
-        self._left = -1
-        closing = False
+        lines = [b"%b: %b\r\n" % header for header in headers]
+        first = dict(reversed(headers))
+        closing = b"close" in first.get(b"connection", b"").lower()
+        length = first.get(b"content-length")
+        self._left = -1 if length is None else int(length)
         if self._expects_continue and not self._whole:
             self._keep = False  # A caller who was not asked for its body may send it or leave it out.
-        lines = [STATUS_LINES[status]]
-        for name, value in headers:
-            if name == b"content-length":
-                self._left = int(value)
-            elif name == b"connection":
-                closing = b"close" in value.lower()
-            lines.append(b"%b: %b\r\n" % (name, value))
         lines.append(b"x-correlation-id: %b\r\n" % self.correlation_id.encode("latin-1"))
         if self.method == b"HEAD" or status in _WITHOUT_BODY:
             self._left = 0
@@ -239,11 +207,11 @@ class Call:
             self._keep = False
         elif not self._keep:
             lines.append(b"connection: close\r\n")
-        head = b"".join(lines)
-        if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or 0 in head:
+        block = b"".join(lines)
+        if block.count(b"\n") != len(lines) or block.count(b"\r") != len(lines) or 0 in block:
             raise ValueError("a header of the answer has a line break or a NUL in it")
         self.status = status
-        self._head = head + b"\r\n"
+        self._head = b"%b%b\r\n" % (STATUS_LINES[status], block)
 
     @property
     def begun(self) -> bool:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import structlog
 
 from aiwm.domain.ids import new_request_id
 from aiwm.errors import AiwmError, AnswerBroken, ClientGone
+from aiwm.logs import RequestLine, shown_path
 from aiwm.web.call import Application, Call
 from aiwm.web.errors import render
 from aiwm.wire.hosts import Hosts
@@ -25,7 +24,7 @@ _log = structlog.get_logger(__name__)
 class Front:
     """Raises nothing. Once the status line has gone, only closing is left."""
 
-    def __init__(self, app: Application, *, hosts: Hosts, log: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, app: Application, *, hosts: Hosts, log: Callable[[RequestLine], None]) -> None:
         """`log` is given what is known of each request when it has ended."""
         self._app = app
         self._hosts = hosts
@@ -50,7 +49,7 @@ class Front:
     def _failed(self, call: Call, exc: Exception) -> None:
         error = exc if isinstance(exc, AiwmError) else AiwmError()
         if error is not exc:
-            _log.exception("unexpected error", correlation_id=call.correlation_id, path=_shown(call.path))
+            _log.exception("unexpected error", correlation_id=call.correlation_id, path=shown_path(call.path))
         if isinstance(error, ClientGone) or (call.begun and isinstance(error, AnswerBroken)):
             call.end = call.end or str(error)
         elif not call.begun:
@@ -61,34 +60,18 @@ class Front:
         # The answer has begun and is not ended: the connection is closed, which is the only signal left.
 
 
-@lru_cache(maxsize=1024)
-def _shown(spelled: bytes) -> str:
-    """The path is the caller's: what a terminal would take for a command, or a reader for another line, is escaped."""
-    path = spelled.decode("ascii")
-    if "%" in path:
-        path = unquote(path)
-    return path if path.isprintable() else quote(path)
-
-
-def _line(call: Call, seconds: float) -> dict[str, Any]:
-    """No query and no headers: both can hold keys."""
-    line: dict[str, Any] = {
-        "correlation_id": call.correlation_id,
-        "method": call.method.decode("ascii"),
-        "path": _shown(call.path),
-        "status": call.status or ClientGone.status,
-        "ms": round(seconds * 1000, 1),
-    }
-    if call.user_id is not None:
-        line["user_id"], line["org_id"] = call.user_id, call.org_id
-    if call.api_key_id is not None:
-        line["api_key_id"] = call.api_key_id
-    if call.acting_for is not None:
-        line["acting_for"] = call.acting_for
-    if call.deployment_id is not None:
-        line["deployment_id"] = call.deployment_id
-    if call.tokens is not None:
-        line["tokens"] = call.tokens
-    if call.end is not None:
-        line["end"] = call.end
-    return line
+def _line(call: Call, seconds: float) -> RequestLine:
+    return RequestLine(
+        seconds,
+        call.correlation_id,
+        call.method,
+        call.path,
+        call.status or ClientGone.status,
+        call.user_id,
+        call.org_id,
+        call.api_key_id,
+        call.acting_for,
+        call.deployment_id,
+        call.tokens,
+        call.end,
+    )

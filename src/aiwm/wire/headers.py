@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from operator import itemgetter
 
 from aiwm.errors import Invalid
 from aiwm.wire.masking import Secrets, masked_in, quotes
 
 Header = tuple[bytes, bytes]
+
+_value: Callable[[Header], bytes] = itemgetter(1)
 
 _HOP_BY_HOP = frozenset(
     {
@@ -94,7 +97,7 @@ def answer_headers(headers: Sequence[Header], first: Firsts, *, secrets: Secrets
     if b"connection" in first:
         dropped = _dropped(headers, dropped)
     kept = [header for header in headers if header[0] not in dropped]
-    if not secrets or not quotes(b"\n".join([value for _, value in kept]), secrets):
+    if not secrets or not quotes(b"\n".join(map(_value, kept)), secrets):
         return kept
     return [(name, masked_in(value, secrets)) for name, value in kept]
 

@@ -30,7 +30,7 @@ class _Asked:
     ) -> _Asked:
         call = Call(self.wire, Head(b"GET", quote(path).encode(), b"key=sk-1", headers or []))
         with capture_logs() as self.logs:
-            await Front(work, hosts=Hosts({"aiwm.example"}), log=self.lines.append)(call)
+            await Front(work, hosts=Hosts({"aiwm.example"}), log=lambda line: self.lines.append(line.told()))(call)
         return self
 
     @property
