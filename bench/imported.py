@@ -61,6 +61,7 @@ class _Popen(subprocess.Popen[Any]):
     def __init__(self, args: Sequence[str], *more: Any, **options: Any) -> None:
         if _WORKER in args:
             options["preexec_fn"] = lambda: _be_worker(args[-1], options["pass_fds"])
+            options["restore_signals"] = False  # It stays a Python, which ignores SIGPIPE.
         super().__init__(args, *more, **options)
 
 
