@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -52,10 +53,11 @@ async def test_it_answers_who_has_the_key_and_calls_the_model_by_its_name(tmp_pa
     assert answer.json()["usage"]["completion_tokens"] == 4
 
 
-@pytest.mark.parametrize(("content", "said"), [(b"no gguf at all", "the model can't be loaded"), (b"", "loaded")])
-async def test_a_file_that_is_no_model_is_told(tmp_path: Path, content: bytes, said: str) -> None:
+@pytest.mark.parametrize("content", [b"no gguf at all", b""])
+async def test_a_file_that_is_no_model_is_told(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "broken.gguf").write_bytes(content)
     spec = KIND.spec(path=tmp_path, name="b", file_name=None, model_type="llm", arguments={}, gpus=None)
     async with _settled(spec, tmp_path) as replica:
         assert replica.state is State.GIVEN_UP
-        assert said in str(replica.reason)
+        # What llama.cpp logs has a thread of its own, and may come behind what its program says at the end.
+        assert re.search("the model can't be loaded|failed to load model", str(replica.reason))

@@ -17,7 +17,7 @@ from aiwm.engines.driver import EngineFailed, EngineName, EngineSpec
 from aiwm.engines.process import ProcessDriver, ProcessEngine
 from engines import nothing_left, processes_of, spec
 from gateway import free_ports
-from patience import PATIENCE
+from patience import PATIENCE, eventually
 
 NAME = EngineName("a" * 24, 0, "b" * 24)
 
@@ -178,7 +178,7 @@ async def test_what_was_started_in_the_moment_of_our_death_is_ended(driver: Proc
     record.write_text('{"port":1,"key":"k","fingerprint":"f"}')
     assert await ProcessDriver(folder, {}).found() == []
     await asyncio.wait_for(engine.ended(), PATIENCE)
-    assert processes_of(folder) == []
+    await eventually(lambda: processes_of(folder) == [])
 
 
 async def test_a_model_called_like_a_word_of_ours_stays_what_it_is(driver: ProcessDriver) -> None:
