@@ -15,6 +15,7 @@ from aiwm.listeners import bind, bound
 from aiwm.server import Server
 from aiwm.web.call import Call
 from aiwm.web.connection import Patience
+from gateway import free_ports
 from patience import PATIENCE
 
 _LARGE = 20_000_000
@@ -420,7 +421,7 @@ async def test_a_caller_who_waits_to_be_asked_for_the_body_is_asked(port: int) -
     ids=["a head", "a body", "a second head"],
 )
 async def test_a_request_without_an_end_is_given_up(part: bytes) -> None:
-    async with _serving(head=0.2, body=0.2, rest=0.2) as port:
+    async with _serving(head=0.5, body=0.5, rest=0.5) as port:
         answer = await _exchange(port, part)
     last = answer[answer.rindex(b"HTTP/1.1 ") :]
     assert last.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
@@ -452,10 +453,9 @@ def test_a_port_that_is_taken_is_told_with_the_setting_to_change() -> None:
 
 
 def test_a_port_that_was_used_a_moment_ago_is_free() -> None:
-    with bind("127.0.0.1", 0, "AIWM_PORT") as first:
-        port = first.getsockname()[1]
-        with socket.create_connection(("127.0.0.1", port)):
-            first.accept()[0].close()  # Leaves the server's side in TIME_WAIT.
+    [port] = free_ports(1)
+    with bind("127.0.0.1", port, "AIWM_PORT") as first, socket.create_connection(("127.0.0.1", port)):
+        first.accept()[0].close()  # Leaves the server's side in TIME_WAIT.
     bind("127.0.0.1", port, "AIWM_PORT").close()
 
 
@@ -476,8 +476,7 @@ def test_an_address_that_is_not_of_this_machine_is_told(host: str, told: str) ->
 def test_one_port_that_is_taken_lets_go_of_the_others() -> None:
     with bind("127.0.0.1", 0, "AIWM_PORT") as other:
         taken = other.getsockname()[1]
-        with bind("127.0.0.1", 0, "AIWM_PORT") as probe:
-            free = probe.getsockname()[1]
+        [free] = free_ports(1)
         with pytest.raises(StartError), bound({"a": ("127.0.0.1", free, "A"), "b": ("127.0.0.1", taken, "B")}):
             raise AssertionError("it was taken")
         bind("127.0.0.1", free, "A").close()

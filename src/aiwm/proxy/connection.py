@@ -23,6 +23,7 @@ from typing import Protocol, cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from aiwm.errors import AnswerBroken, UpstreamTimeout, UpstreamUnreachable
+from aiwm.wire.headers import Header
 from aiwm.wire.origins import Origin, Timeouts
 
 HIGH_WATER = 256 * 1024
@@ -110,6 +111,7 @@ class Connection(asyncio.Protocol):
         "_paused",
         "_reusable",
         "_sent_at",
+        "_take_header",
         "_timeouts",
         "_timer",
         "_timer_at",
@@ -132,6 +134,7 @@ class Connection(asyncio.Protocol):
         self._parser = HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None  # None: not connected yet, or closed.
         self._answer: UpstreamResponse | None = None
+        self._take_header: Callable[[Header], object] = _nobodys
         self._timeouts = Timeouts(_NEVER, _NEVER, _NEVER)
         self._is_head = False
         self._heard = False
@@ -169,6 +172,7 @@ class Connection(asyncio.Protocol):
         if transport is None or transport.is_closing():
             raise UpstreamUnreachable
         answer = self._answer = UpstreamResponse(self)
+        self._take_header = answer.headers.append
         self._timeouts = timeouts
         self._is_head = is_head
         self._heard = self._reusable = False
@@ -471,9 +475,7 @@ class Connection(asyncio.Protocol):
             self._answer.reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        answer = self._answer
-        if answer is not None and not answer.status:  # Behind the body it is a trailer, and nobody's header.
-            answer.headers.append((name.lower(), value.rstrip(b" \t")))
+        self._take_header((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         answer = self._answer
@@ -487,6 +489,7 @@ class Connection(asyncio.Protocol):
             answer.reason = b""
             return
         answer.status = status
+        self._take_header = _nobodys  # What comes behind the body is a trailer.
         self._framing = 0
         if self._is_head:
             answer.complete = True
@@ -501,6 +504,10 @@ class Connection(asyncio.Protocol):
         if self._answer is not None and self._answer.status:
             self._answer.complete = True
             self._reusable = self._parser.should_keep_alive()  # Only in here: the parser forgets it afterwards.
+
+
+def _nobodys(_: Header) -> None:
+    """A header of no answer."""
 
 
 def _until_closed(headers: list[tuple[bytes, bytes]]) -> bool:
