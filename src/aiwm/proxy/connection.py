@@ -40,6 +40,10 @@ _NEVER = float("inf")
 _CLOCK_STEP = 0.002  # uvloop counts in whole milliseconds, so a timer may fire a little before its time.
 
 
+Meanwhile = Callable[[bytes], bool]
+"""Takes a piece of an answer and says whether it takes the next one at once."""
+
+
 class UpstreamResponse:
     """A provider's answer. Header names are in lower case; order and duplicates are the provider's.
 
@@ -63,10 +67,13 @@ class UpstreamResponse:
         """Whether `next` would not wait."""
         return bool(self._pieces) or self.complete or self._failure is not None
 
-    async def next(self) -> bytes:
+    async def next(self, meanwhile: Meanwhile | None = None) -> bytes:
         """What of the body has arrived and was not taken yet, waiting for some if need be; b"" at the end.
 
-        Raises AnswerBroken, or what the iterator raised that the request's body comes from.
+        `meanwhile` spares the waiting task being woken for each piece: it is given those that come, but for the last,
+        until it wants no more at the moment. Then the answer may be b"", too.
+
+        Raises AnswerBroken, what the iterator raised that the request's body comes from, and what `meanwhile` raised.
         """
         while not self._pieces:
             if self.complete:
@@ -75,7 +82,9 @@ class UpstreamResponse:
                 raise self._failure
             if self._connection is None:
                 raise AnswerBroken
-            await self._connection.change()
+            wants_no_more = await self._connection.change(meanwhile)
+            if wants_no_more and not self.ready:
+                return b""
         pieces, self._pieces = self._pieces, []
         if self._connection is not None:
             self._connection.taken()
@@ -106,6 +115,7 @@ class Connection(asyncio.Protocol):
         "_heard",
         "_is_head",
         "_loop",
+        "_meanwhile",
         "_owner",
         "_parser",
         "_paused",
@@ -147,7 +157,8 @@ class Connection(asyncio.Protocol):
         self._uploaded = True
         self._unsent = 0
         self._drained: asyncio.Future[None] | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[bool] | None = None
+        self._meanwhile: Meanwhile | None = None
         self._deadline = _NEVER
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = _NEVER
@@ -195,16 +206,20 @@ class Connection(asyncio.Protocol):
             await self.change()
         return answer
 
-    async def change(self) -> None:
-        """Wait until there is something new. Whoever is cancelled here has left, and the connection is closed."""
-        waiter = self._waiter = self._loop.create_future()
+    async def change(self, meanwhile: Meanwhile | None = None) -> bool:
+        """Wait until there is something new, but for pieces that `meanwhile` takes; True when it wants no more of them.
+
+        Whoever is cancelled here has left, and the connection is closed.
+        """
+        waiter: asyncio.Future[bool] = self._loop.create_future()
+        self._waiter, self._meanwhile = waiter, meanwhile
         try:
-            await waiter
+            return await waiter
         except BaseException:
             self._abort()
             raise
         finally:
-            self._waiter = None
+            self._waiter = self._meanwhile = None
 
     def taken(self) -> None:
         """The pieces of the answer are taken: the provider may go on."""
@@ -266,10 +281,10 @@ class Connection(asyncio.Protocol):
         self.stale = not self._heard and self._loop.time() - self._sent_at < _STALE
         self._broken(cause)
 
-    def _wake(self) -> None:
+    def _wake(self, *, wants_no_more: bool = False) -> None:
         waiter = self._waiter
         if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+            waiter.set_result(wants_no_more)
 
     # The upload, when it comes in pieces.
 
@@ -427,7 +442,25 @@ class Connection(asyncio.Protocol):
             if answer.status >= 300:
                 self._stop_upload()  # A refusal: the provider does not want the rest (RFC 9112, 9.5).
             self._bound(received, answer, transport)
+            if self._meanwhile is not None:
+                if answer._pieces:
+                    self._hand_over(self._meanwhile, answer)
+                return
         self._wake()
+
+    def _hand_over(self, meanwhile: Meanwhile, answer: UpstreamResponse) -> None:
+        pieces, answer._pieces = answer._pieces, []
+        self._untaken = 0
+        try:
+            goes_on = meanwhile(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        except Exception as error:  # noqa: BLE001 - it belongs to the one who waits
+            self._meanwhile = None
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_exception(error)
+        else:
+            if not goes_on:
+                self._meanwhile = None
+                self._wake(wants_no_more=True)
 
     def _bound(self, received: int, answer: UpstreamResponse, transport: asyncio.Transport) -> None:
         """Keep what has to be remembered small, and the time until the next piece limited."""

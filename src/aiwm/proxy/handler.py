@@ -268,22 +268,16 @@ async def _relay(response: UpstreamResponse, target: Target, meter: Meter, call:
         # The length of a body that does not come: the caller would wait for it.
         headers = [header for header in headers if header[0] != b"content-length"]
     meter.begin(response.status, first)
-    pieces: Pieces = response.next
+    pieces: Pieces | None = None
     if response.status >= 400 and target.secrets:
         headers, pieces = await masked_error(response, headers, target.secrets)
     usage_filter = None
     if asks_usage and _is_plain_stream(first):
         usage_filter = UsageFilter()
         headers = [header for header in headers if header[0] != b"content-length"]
-    call.start(response.status, headers)
-    last = False
-    while not last:
-        if call.held_back:
-            await call.drained()
-        if not response.ready:
-            call.flush()
-        piece = await pieces()
-        last = response.complete  # Asked before anything else is waited for: more may have come by then.
+
+    def pass_on(piece: bytes, *, last: bool = False) -> bool:
+        """Answers whether the caller can take another at once."""
         if usage_filter is not None:
             piece = usage_filter.feed(piece) + (usage_filter.finish() if last else b"")
         meter.feed(piece)
@@ -292,6 +286,18 @@ async def _relay(response: UpstreamResponse, target: Target, meter: Meter, call:
         if last:
             meter.close(End.CLIENT_GONE if call.gone else End.COMPLETE)
         call.write(piece, last=last)
+        return not call.held_back
+
+    call.start(response.status, headers)
+    last = False
+    while not last:
+        if call.held_back:
+            await call.drained()
+        if not response.ready:
+            call.flush()
+        piece = await (response.next(pass_on) if pieces is None else pieces())
+        last = response.complete  # Asked before anything else is waited for: more may have come by then.
+        pass_on(piece, last=last)
     if call.gone:
         raise ClientGone
 

@@ -192,6 +192,93 @@ async def test_no_garbage_gets_anything_but_our_errors(data: bytes, places: list
     await line.drop()
 
 
+@settings(deadline=None)
+@given(framings, bodies, places, st.lists(st.booleans(), max_size=30), st.lists(st.booleans(), max_size=30))
+async def test_what_is_handed_over_meanwhile_and_what_is_waited_for_are_the_whole_answer_in_order(
+    framing: str, pieces: list[bytes], places: list[int] | None, takes_more: list[bool], rests: list[bool]
+) -> None:
+    line, got, handed = Line(), b"", 0
+
+    def meanwhile(piece: bytes) -> bool:
+        nonlocal got, handed
+        got += piece
+        handed += 1
+        return not takes_more or takes_more.pop()
+
+    async def read() -> None:
+        nonlocal got
+        response = await task
+        last = False
+        while not last:
+            piece = await response.next(meanwhile)
+            last = response.complete
+            got += piece
+
+    task = await line.ask()
+    reading = asyncio.create_task(read())
+    for piece in cut(answer(framing, [], pieces, interim=False), places):
+        line.feed(piece)
+        if not rests or rests.pop():
+            await asyncio.sleep(0)
+    line.connection.eof_received()
+    await reading
+    assert got == b"".join(pieces)
+    await line.drop()
+
+
+async def test_no_task_is_woken_for_what_is_handed_over() -> None:
+    line, got = Line(), []
+    task = await line.ask()
+    line.feed(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n")
+    response = await task
+
+    def meanwhile(piece: bytes) -> bool:
+        got.append(piece)
+        return True
+
+    reading = response.next(meanwhile)
+    waiter = reading.send(None)
+    line.feed(b"a", b"b", b"c")
+    assert got == [b"a", b"b", b"c"]
+    assert not waiter.done()
+    line.feed(b"d")
+    assert waiter.done()
+    reading.close()
+    await line.drop()
+
+
+@pytest.mark.parametrize("rest", [b"bcd", b"bc", b""])
+async def test_what_comes_when_no_more_is_wanted_is_kept(rest: bytes) -> None:
+    line = Line()
+    task = await line.ask()
+    line.feed(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n")
+    response = await task
+    reading = asyncio.create_task(response.next(lambda _: False))
+    await asyncio.sleep(0)
+    line.feed(b"a", *cut(rest, None))
+    assert await reading == rest
+    assert response.complete == (rest == b"bcd")
+    await line.drop()
+
+
+async def test_what_a_taker_raises_is_raised_where_the_answer_is_waited_for() -> None:
+    line = Line()
+    task = await line.ask()
+    line.feed(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n")
+    response = await task
+
+    def meanwhile(_: bytes) -> bool:
+        raise ValueError("not this one")
+
+    reading = asyncio.create_task(response.next(meanwhile))
+    await asyncio.sleep(0)
+    line.feed(b"a", b"b")
+    with pytest.raises(ValueError, match="not this one"):
+        await reading
+    assert not line.connection.usable
+    await line.drop()
+
+
 async def test_an_answer_that_came_with_its_head_is_there_without_another_wait() -> None:
     line = Line()
     task = await line.ask()
