@@ -34,6 +34,13 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _settled() -> None:
+    """What the modules before have left stays too: in the end each look through it took a third of a second."""
+    gc.collect()
+    gc.freeze()
+
+
 # Who runs the tests in a shell's background has Ctrl-C switched off, and would switch it off for all they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
