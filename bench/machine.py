@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import sysconfig
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +20,8 @@ _MUCH = 0.05
 def python() -> str:
     options = sysconfig.get_config_var("CONFIG_ARGS")
     build = ""
-    if options is not None:  # Debian's, which is optimized, does not tell.
+    # Debian's, which is optimized, does not tell, or tells only what else was chosen.
+    if options is not None and sys.base_prefix != "/usr":
         build = f"built {'with' if '--enable-optimizations' in options else 'WITHOUT'} profile-guided optimization, "
     return f"{platform.python_version()}, {build}{_speed()}"
 
