@@ -107,7 +107,7 @@ class Inference:
                     model=target.model,
                     aliases=target.aliases,
                     allowed=target.allowed,
-                    stream_usage=route.asks_usage,
+                    stream_usage=route.stream_usage,
                 )
                 body, asked, asks_usage = spliced.body, spliced.model, spliced.asks_usage
             case Takes.FORM:

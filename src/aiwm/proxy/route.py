@@ -39,7 +39,7 @@ class Takes(Enum):
 class Route:
     """Raises Invalid for a path or a header that is not passed on, or a model in the path that is not allowed."""
 
-    __slots__ = ("_defaults", "_head", "_path", "asked", "asks_usage", "takes", "target")
+    __slots__ = ("_defaults", "_head", "_path", "asked", "stream_usage", "takes", "target")
 
     def __init__(self, head: Head, path: bytes, target: Target) -> None:
         """`path` is the provider's, as the caller spelled it."""
@@ -47,7 +47,7 @@ class Route:
         path, self.asked = _with_model_in_path(path, target)
         """The model that the path asks for."""
         name = _without_version(path)
-        self.asks_usage = name in target.stream_usage_in_body
+        self.stream_usage = name in target.stream_usage_in_body
         """Whether a stream is made to report its usage."""
         self.takes = Takes.ANYTHING
         if head.method == b"POST":

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from aiwm.errors import BodyTooLarge, ClientGone
 from aiwm.web.head import Head
-from aiwm.wire.headers import Header
+from aiwm.wire.headers import Header, firsts
 
 _HIGH_WATER = 256 * 1024
 """Bytes of a request's body that may wait to be taken before the caller is held back."""
@@ -188,7 +188,7 @@ class Call:
         A body without `content-length` among the headers is sent in chunks.
         """
         lines = [b"%b: %b\r\n" % header for header in headers]
-        first = dict(reversed(headers))
+        first = firsts(headers)
         closing = b"close" in first.get(b"connection", b"").lower()
         length = first.get(b"content-length")
         self._left = -1 if length is None else int(length)
