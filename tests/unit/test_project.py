@@ -139,6 +139,7 @@ SEEN_THROUGH = {
     "store/words.py": "integration/store/test_ledger.py",
     "store/tables.py": "integration/store/test_migrations.py",
     "store/migrations": "integration/store/test_migrations.py",
+    "store/connection.py": "integration/store/test_database.py",
     "store/organizations.py": "integration/store/test_users.py",
     "store/sessions.py": "integration/store/test_users.py",
     "providers": "integration/proxy/test_handler.py",

@@ -7,13 +7,13 @@ from typing import Any
 
 import orjson
 from sqlalchemy import ColumnElement, Row, and_, bindparam, func, insert, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aiwm.domain.api_keys import ApiKey
 from aiwm.domain.audit import AuditEntry
 from aiwm.domain.pages import Page, PageQuery
 from aiwm.domain.users import UserStatus
 from aiwm.store.audit import record
+from aiwm.store.connection import AsyncConnection
 from aiwm.store.database import Database
 from aiwm.store.lists import matching, page
 from aiwm.store.tables import api_keys, deployments, users

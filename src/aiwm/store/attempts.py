@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from sqlalchemy import delete, insert, select, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from aiwm.store.connection import AsyncConnection
 from aiwm.store.database import Database
 from aiwm.store.tables import failed_attempts
 

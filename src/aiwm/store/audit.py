@@ -6,11 +6,11 @@ from typing import Any
 
 import orjson
 from sqlalchemy import ColumnElement, Row, and_, insert, or_, true
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aiwm.domain.audit import AuditEntry
 from aiwm.domain.pages import Page, PageQuery
 from aiwm.domain.users import Principal
+from aiwm.store.connection import AsyncConnection
 from aiwm.store.database import Database
 from aiwm.store.lists import matching, page
 from aiwm.store.tables import audit

@@ -23,10 +23,10 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from aiwm.errors import StartError, Unavailable
 from aiwm.store import migrations
+from aiwm.store.connection import AsyncConnection, dispose, transaction
 from aiwm.store.tables import metadata
 
 BUSY_SECONDS = 5
@@ -99,11 +99,8 @@ class Database:
 
     @asynccontextmanager
     async def _transaction(self, first_word: str) -> AsyncIterator[AsyncConnection]:
-        async with _translated(), self._engine.connect() as connection:
-            if self._sqlite:
-                await connection.execution_options(aiwm_begin=first_word)
-            async with connection.begin():
-                yield connection
+        async with _translated(), transaction(self._engine, aiwm_begin=first_word) as connection:
+            yield connection
 
     async def ping(self) -> None:
         """Raises Unavailable unless the database answers and has the schema of this program."""
@@ -143,7 +140,7 @@ class Database:
         for thread in (self._reader, self._writer):
             if thread is not None:
                 await thread.aclose()
-        await self._engine.dispose()
+        await dispose(self._engine)
 
     @property
     def _shown(self) -> str:
@@ -185,15 +182,15 @@ def _reason(error: BaseException | None) -> str:
     return str(original).splitlines()[0] if str(original) else type(original).__name__
 
 
-def _sqlite_engine(url: URL) -> AsyncEngine:
+def _sqlite_engine(url: URL) -> Engine:
     if url.database:
         try:
             Path(url.database).touch(mode=0o600, exist_ok=True)
             _require_closed(url.database)
         except OSError as error:
             raise StartError(f"can't write the database {url.database} ({error.strerror}): {_REMEDY}") from error
-    engine = create_async_engine(url, pool_size=8, max_overflow=0, pool_timeout=BUSY_SECONDS)
-    _configure(engine.sync_engine)
+    engine = create_engine(url, pool_size=8, max_overflow=0, pool_timeout=BUSY_SECONDS)
+    _configure(engine)
     return engine
 
 
@@ -250,8 +247,8 @@ def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
-def _postgresql_engine(url: str) -> AsyncEngine:
-    return create_async_engine(
+def _postgresql_engine(url: str) -> Engine:
+    return create_engine(
         url,
         pool_size=8,
         max_overflow=8,

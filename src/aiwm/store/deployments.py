@@ -7,7 +7,6 @@ from typing import Any
 
 import orjson
 from sqlalchemy import ColumnElement, Row, and_, func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aiwm.domain.audit import AuditEntry
 from aiwm.domain.deployments import USING_ITS_MODEL, Deployment, DeploymentStatus, OnDisconnect, StreamUsage, Totals
@@ -16,6 +15,7 @@ from aiwm.domain.nodes import Need, Placement
 from aiwm.domain.pages import Page, PageQuery
 from aiwm.domain.users import Principal
 from aiwm.store.audit import record
+from aiwm.store.connection import AsyncConnection
 from aiwm.store.database import Database
 from aiwm.store.lists import matching, page
 from aiwm.store.tables import deployment_totals, deployments, models

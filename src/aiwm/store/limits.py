@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Row, and_, func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aiwm.domain.audit import AuditEntry
 from aiwm.domain.costs import Picodollars
 from aiwm.domain.limits import Budget, Limit, Per, Subject, SubjectType
 from aiwm.domain.pages import Page, PageQuery
 from aiwm.store.audit import record
+from aiwm.store.connection import AsyncConnection
 from aiwm.store.database import Database
 from aiwm.store.lists import matching, page
 from aiwm.store.tables import api_keys, deployments, limits, usage_series, usage_sums

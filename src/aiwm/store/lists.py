@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, FromClause, Row, func, or_, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aiwm.domain.pages import Page, PageQuery
+from aiwm.store.connection import AsyncConnection
 
 _WILDCARD = re.compile(r"[%_/]")
 

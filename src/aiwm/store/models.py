@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import ColumnElement, Row, and_, bindparam, case, insert, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aiwm.domain.audit import AuditEntry
 from aiwm.domain.deployments import USING_ITS_MODEL
@@ -29,6 +28,7 @@ from aiwm.domain.prices import OwnPrices, PriceEntry
 from aiwm.domain.sources import Place
 from aiwm.domain.users import Principal
 from aiwm.store.audit import record
+from aiwm.store.connection import AsyncConnection
 from aiwm.store.database import Database
 from aiwm.store.lists import matching, page
 from aiwm.store.tables import deployments, models

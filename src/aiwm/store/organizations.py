@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Row, and_, func, insert, select, true, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aiwm.domain.audit import AuditEntry
 from aiwm.domain.pages import Page, PageQuery
@@ -14,6 +13,7 @@ from aiwm.domain.users import Organization, User
 from aiwm.errors import Conflict
 from aiwm.store.api_keys import revoke_keys_of_organization
 from aiwm.store.audit import record
+from aiwm.store.connection import AsyncConnection
 from aiwm.store.database import Database
 from aiwm.store.lists import matching, page
 from aiwm.store.sessions import revoke_sessions_of

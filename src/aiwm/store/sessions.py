@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from sqlalchemy import and_, bindparam, delete, insert, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aiwm.domain.users import Session, UserStatus
+from aiwm.store.connection import AsyncConnection
 from aiwm.store.database import Database
 from aiwm.store.tables import sessions, users
 

@@ -10,7 +10,6 @@ from operator import add
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, Table, and_, func, or_, select, tuple_
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aiwm.domain.latencies import Histogram, unpacked
 from aiwm.domain.reports import (
@@ -29,6 +28,7 @@ from aiwm.domain.times import iso
 from aiwm.domain.usage import Usage, UsageRow
 from aiwm.domain.users import Principal
 from aiwm.errors import Invalid
+from aiwm.store.connection import AsyncConnection
 from aiwm.store.database import Database
 from aiwm.store.ledger import ledger_rows, usage_row
 from aiwm.store.sums import NUMBERS
@@ -75,8 +75,7 @@ class UsageStore:
             whole = [(Period.HOUR, span)] if query.period is Period.HOUR else span.parts()
             groups: defaultdict[_Key, _Adding] = defaultdict(_Adding)
             for period, part in whole:
-                found = await connection.stream(_sums(principal, query, period, part))
-                async for rows in found.partitions(_SUMS_AT_ONCE):
+                async for rows in connection.partitions(_sums(principal, query, period, part), _SUMS_AT_ONCE):
                     _add_up(groups, rows, query)
                     require_bearable(len(groups))
         # Thousands of groups are not made in the time of requests that run.

@@ -12,7 +12,6 @@ from typing import Any
 import orjson
 from sqlalchemy import ColumnElement, Row, and_, exists, insert, or_, select, true, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aiwm.domain.audit import AuditEntry
 from aiwm.domain.pages import Page, PageQuery
@@ -20,6 +19,7 @@ from aiwm.domain.users import Organization, Role, User, UserStatus, username_key
 from aiwm.errors import Conflict
 from aiwm.store.api_keys import revoke_keys_of_user
 from aiwm.store.audit import record
+from aiwm.store.connection import AsyncConnection
 from aiwm.store.database import Database
 from aiwm.store.lists import matching, page
 from aiwm.store.organizations import add_organization, lock_organization
