@@ -156,9 +156,9 @@ async def running(
     async with (
         _closing(Database(settings.effective_database_url)) as database,
         _hearing(siblings) as changes,
-        httpx2.AsyncClient(verify=_authorities(settings.jwks_url)) as http,
+        _client(settings.jwks_url) as http,
         # Engines are on this machine: no proxy of the environment stands between.
-        httpx2.AsyncClient(trust_env=False, verify=_authorities(settings.ray_address)) as health,
+        _client(settings.ray_address, trust_env=False) as health,
     ):
         await database.migrate()
         users = UserStore(database)
@@ -544,9 +544,32 @@ class _Planes:
 # -- parts that settings choose
 
 
-def _authorities(url: str) -> ssl.SSLContext | bool:
-    """Whom TLS trusts: nobody when there is nobody to ask. The usual list takes 2 MB and a twentieth of the start."""
-    return True if url else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+def _client(address: str, *, trust_env: bool = True) -> httpx2.AsyncClient:
+    """For an address of the settings; without one, for engines of this machine, which are asked without TLS."""
+    return httpx2.AsyncClient(trust_env=trust_env, transport=None if address else _Local())
+
+
+class _Local(httpx2.AsyncBaseTransport):
+    """What sends, made when there is something to send: it takes two megabytes, and most gateways run no engine."""
+
+    def __init__(self) -> None:
+        self._making = asyncio.Lock()
+        self._made: httpx2.AsyncBaseTransport | None = None
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        async with self._making:
+            if self._made is None:
+                self._made = await asyncio.to_thread(_without_authorities)
+        return await self._made.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        if self._made is not None:
+            await self._made.aclose()
+
+
+def _without_authorities() -> httpx2.AsyncBaseTransport:
+    """Nobody is trusted by TLS: the usual list takes 2 MB and a twentieth of a start."""
+    return httpx2.AsyncHTTPTransport(trust_env=False, verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
 
 
 def _policy(allowed: tuple[str, ...]) -> AddressPolicy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,9 @@ import psutil
 from aiwm.domain.nodes import Facts, Gpu, GpuReading, Readings
 from aiwm.engines.kinds import EngineKind
 from aiwm.engines.process import installed
+
+_NVML = "libnvidia-ml.so.1"
+"""As pynvml calls it; it is there when there is a driver."""
 
 
 def facts(folder: Path, kinds: Mapping[str, EngineKind], path: str) -> Facts:
@@ -71,7 +75,13 @@ def _handles(nvml: Any) -> Iterator[tuple[int, Any]]:
 @contextmanager
 def _nvml() -> Iterator[Any]:
     """NVIDIA's library; None where there is none."""
-    import pynvml  # Not at the top: a machine without GPUs never needs it.
+    try:
+        ctypes.CDLL(_NVML)
+    except OSError:
+        yield None
+        return
+    # Not at the top: it takes two megabytes, and a machine without GPUs never needs it.
+    import pynvml
 
     try:
         pynvml.nvmlInit()
