@@ -13,12 +13,29 @@ import pytest
 from aiwm.errors import StartError
 from aiwm.listeners import bind, bound
 from aiwm.server import Server
-from aiwm.web.call import Call
+from aiwm.web.call import Application, Call
 from aiwm.web.connection import Patience
 from gateway import free_ports
 from patience import PATIENCE
 
 _LARGE = 20_000_000
+
+
+_TOGETHER = 8
+
+
+def _in_one_turn() -> Application:
+    """Answers when so many have called, all of them in one turn of the loop."""
+    barrier = asyncio.Barrier(_TOGETHER)
+
+    async def app(call: Call) -> None:
+        await barrier.wait()
+        call.start(200, [])
+        call.write(b"half")
+        if call.path != b"/broken":
+            call.write(b" and half", last=True)
+
+    return app
 
 
 async def _app(call: Call) -> None:
@@ -42,10 +59,10 @@ async def _app(call: Call) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _serving(**patience: float) -> AsyncIterator[int]:
+async def _serving(app: Application = _app, **patience: float) -> AsyncIterator[int]:
     with bound({"only": ("127.0.0.1", 0, "AIWM_PORT")}) as listeners:
         number = listeners["only"].getsockname()[1]
-        server = Server({number: _app}, drain_seconds=0, patience=Patience(**patience))
+        server = Server({number: app}, drain_seconds=0, patience=Patience(**patience))
         running = asyncio.create_task(server.run_on(list(listeners.values())))
         yield number
         server.stop()
@@ -367,6 +384,36 @@ async def test_calls_that_are_sent_without_waiting_are_answered_in_turn(port: in
     calls = [call % (size, b"" if size != 11 else b"Connection: close\r\n", b"x" * size) for size in sizes]
     answers = await _exchange(port, b"".join(calls))
     assert [int(answer.rpartition(b"\r\n")[2]) for answer in answers.split(b"HTTP/1.1 200 OK")[1:]] == list(sizes)
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [(b"/", b"4\r\nhalf\r\n9\r\n and half\r\n0\r\n\r\n"), (b"/broken", b"4\r\nhalf\r\n")],
+)
+async def test_callers_who_are_answered_in_one_turn_hear_all_before_their_connection_closes(
+    path: bytes, told: bytes
+) -> None:
+    request_ = b"GET %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % path
+    async with _serving(_in_one_turn()) as port:
+        answers = await asyncio.gather(*[_exchange(port, request_) for _ in range(_TOGETHER)])
+    assert [answer.partition(b"\r\n\r\n")[2] for answer in answers] == [told] * _TOGETHER
+
+
+async def test_who_leaves_in_the_turn_of_the_answers_takes_nobody_elses(port: int) -> None:
+    request_ = b"GET /left HTTP/1.1\r\nHost: x\r\n\r\n"
+
+    async def leave() -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request_)
+        await writer.drain()
+        writer.transport.abort()
+
+    for _ in range(20):
+        stays = asyncio.gather(
+            *[_exchange(port, request_.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")) for _ in range(4)]
+        )
+        await asyncio.gather(*[leave() for _ in range(4)])
+        assert all(answer.endswith(b'{"host": 1, "connection": 5}') for answer in await stays)
 
 
 async def test_what_stands_behind_a_body_is_no_header(port: int) -> None:

@@ -25,6 +25,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from aiwm.errors import AnswerBroken, UpstreamTimeout, UpstreamUnreachable
 from aiwm.wire.headers import Header
 from aiwm.wire.origins import Origin, Timeouts
+from aiwm.wire.outbox import Outbox
 
 HIGH_WATER = 256 * 1024
 """Bytes of an answer that may wait for a slow client before the provider is held back."""
@@ -99,6 +100,9 @@ class UpstreamResponse:
 
 class Owner(Protocol):
     """Whom a connection tells that it may carry another request and, in the end, that it is gone."""
+
+    outbox: Outbox
+    """What sends the requests that are small."""
 
     def keep(self, connection: Connection) -> None: ...
     def gone(self, connection: Connection) -> None: ...
@@ -195,7 +199,7 @@ class Connection(asyncio.Protocol):
             self._upload = self._loop.create_task(self._send_pieces(body, chunked=chunked))
             self._arm(self._sent_at + timeouts.first_byte * _UPLOAD_TICK)
         elif len(body) <= _SMALL:
-            transport.write(head + body)
+            self._owner.outbox.write(transport, head + body)
         else:
             transport.writelines((head, body))
             self._unsent = transport.get_write_buffer_size()

@@ -6,14 +6,16 @@ import asyncio
 
 from aiwm.proxy.connection import Connection
 from aiwm.wire.origins import Origin
+from aiwm.wire.outbox import Outbox
 
 
 class Pool:
     """The last connection kept is the first one taken, so that those not needed grow old and go."""
 
-    __slots__ = ("_all", "_emptied", "_idle", "_idle_seconds", "_max_idle")
+    __slots__ = ("_all", "_emptied", "_idle", "_idle_seconds", "_max_idle", "outbox")
 
     def __init__(self, *, max_idle_per_origin: int, idle_seconds: float) -> None:
+        self.outbox = Outbox()
         self._max_idle = max_idle_per_origin
         self._idle_seconds = idle_seconds
         # A dict is an ordered set here: the last is taken, the first is evicted, and any one can drop out.

@@ -32,6 +32,7 @@ from aiwm.web.call import STATUS_LINES, Application, Call
 from aiwm.web.errors import render
 from aiwm.web.head import Head, Heads
 from aiwm.wire.headers import Header
+from aiwm.wire.outbox import Outbox
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of one request, its target included."""
@@ -56,12 +57,13 @@ class Patience:
 
 
 class Crowd:
-    """All connections of a server, the tasks that answer their calls, and the heads that they repeat."""
+    """All connections of a server, the tasks that answer their calls, the answers, and the heads that they repeat."""
 
     def __init__(self) -> None:
         self.connections: set[Connection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self.heads = Heads()
+        self.outbox = Outbox()
         self._emptied: asyncio.Future[None] | None = None
 
     async def emptied(self) -> None:
@@ -358,7 +360,7 @@ class Connection(asyncio.Protocol):
                 self._crowd.check()
             if not (call.answered or self._parting) and self._transport is not None:
                 # The only signal left that this is no end.
-                self._transport.close()
+                self._close(self._transport)
 
     def ended(self, *, keep: bool) -> None:
         self._call = None
@@ -367,7 +369,7 @@ class Connection(asyncio.Protocol):
             return
         if not keep or self._stopping:
             if self._new is None:
-                transport.close()
+                self._close(transport)
             else:
                 self._part(transport)
             return
@@ -383,7 +385,7 @@ class Connection(asyncio.Protocol):
         if self._call is not None:
             self._call.close_after()
         elif self._transport is not None:
-            self._transport.close()
+            self._close(self._transport)
 
     def abort(self) -> None:
         """Close at once, whatever is being answered."""
@@ -399,7 +401,7 @@ class Connection(asyncio.Protocol):
             # Otherwise an answer is on its way: bytes of another would become part of it.
             status, headers, body = render(error, path="", correlation_id=new_id())
             lines = b"".join(b"%b: %b\r\n" % header for header in headers)
-            transport.write(b"%bconnection: close\r\n%b\r\n%b" % (STATUS_LINES[status], lines, body))
+            self.write(b"%bconnection: close\r\n%b\r\n%b" % (STATUS_LINES[status], lines, body))
         self._leave()
         self._part(transport)
 
@@ -413,8 +415,14 @@ class Connection(asyncio.Protocol):
             return
         self._parting = True
         self.resume_reading()
+        self._crowd.outbox.flush()
         transport.write_eof()
         self._expect(self._patience.parting)
+
+    def _close(self, transport: asyncio.Transport) -> None:
+        """When what was written has been sent."""
+        self._crowd.outbox.flush()
+        transport.close()
 
     def _leave(self) -> None:
         self._line.clear()
@@ -426,7 +434,7 @@ class Connection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         if self._transport is not None:
-            self._transport.write(data)
+            self._crowd.outbox.write(self._transport, data)
 
     async def drained(self) -> None:
         while self.held_back:
@@ -473,13 +481,13 @@ class Connection(asyncio.Protocol):
             else:
                 self._transport.abort()
         elif self._parting:
-            self._transport.close()
+            self._close(self._transport)
         elif self._new is not None and not self._reading:
             self._expect(self._patience.body)  # It is we who hold the caller back.
         elif self._url or (self._new is not None and not self._new.answered):
             self._refuse(RequestTimeout("The request did not come to its end in time; send it again"))
         else:
-            self._transport.close()
+            self._close(self._transport)
 
 
 def _parser(connection: Connection) -> httptools.HttpRequestParser:

@@ -18,6 +18,7 @@ from aiwm.proxy.connection import (
     UpstreamResponse,
 )
 from aiwm.wire.origins import Origin, Timeouts
+from aiwm.wire.outbox import Outbox
 
 TIMEOUTS = Timeouts(connect=5, first_byte=5, idle=5)
 
@@ -58,6 +59,7 @@ class Owner:
     """Remembers what it was told."""
 
     def __init__(self) -> None:
+        self.outbox = Outbox()
         self.told: list[str] = []
 
     def keep(self, connection: Connection) -> None:
