@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from operator import mul
 from typing import Any
 
 import orjson
+from msgspec.structs import astuple, replace
 
 from aiwm.domain.usage import Usage
 
@@ -36,6 +38,14 @@ _PICODOLLAR = 10**12
 """In multiples of 10^-24 USD: what a rate is for one token."""
 LARGEST_COST = 10**18
 """A million dollars in picodollars. No answer costs more: its numbers are wrong."""
+
+_UNPAYABLE = (LARGEST_COST + 1) * _PICODOLLAR
+"""The rate of what has no price: a single one of it makes a cost larger than any."""
+
+_MODAL = slice(*map(Usage.__struct_fields__.index, ("input_audio_tokens", "web_searches")))
+"""Where a usage has its audio and images."""
+_PLAIN = Usage(100, 100, 20, 20, 10, 10)
+"""Without any, and all parts smaller than what they are a part of."""
 
 _MODAL_INPUT = ("inputAudio", "inputImage", "cacheReadAudio", "cacheReadImage")
 _READ = ("fresh_", "cache_")
@@ -73,7 +83,7 @@ class OwnPrices:
 class Price:
     """Rates made ready to be multiplied. What they give is exact until its last step, the rounding to a picodollar."""
 
-    __slots__ = ("_per_request", "_rates", "_unknown", "text")
+    __slots__ = ("_all_rates", "_per_request", "_rates", "_slopes", "_unknown", "text")
 
     def __init__(self, rates: Rates, about: Mapping[str, Any]) -> None:
         """`about` says whose price it is, for those who read the ledger."""
@@ -87,6 +97,12 @@ class Price:
         else:
             self._unknown += ("web_searches",)
         self._per_request = _scaled(pieces.get("perRequest", Decimal(0)) * 1_000_000)
+        self._all_rates = (*self._rates, *((count, _UNPAYABLE) for count in self._unknown))
+        flat = self._exact(_PLAIN)
+        self._slopes = tuple(
+            self._exact(replace(_PLAIN, **{name: getattr(_PLAIN, name) + 1})) - flat for name in Usage.__struct_fields__
+        )
+        """By how much the exact cost of a usage without audio and images grows with each of its numbers."""
         text: dict[str, object] = {**about, "rates": {count: plain(rate) for count, rate in known.items()}}
         if pieces:
             text["pieces"] = {axis: plain(rate) for axis, rate in pieces.items()}
@@ -95,11 +111,24 @@ class Price:
 
     def cost(self, usage: Usage) -> int | None:
         """In picodollars, half ones rounded up; None if there is anything in it that has no price."""
-        if not usage.adds_up or (self._unknown and any(getattr(usage, count) for count in self._unknown)):
-            return None
-        exact = self._per_request + sum([getattr(usage, count) * rate for count, rate in self._rates])
+        numbers = astuple(usage)
+        if any(numbers[_MODAL]):
+            if not usage.adds_up:
+                return None
+            exact = self._exact(usage)
+        else:
+            # Nearly every usage, and a multiplication for each number of it.
+            read, written, cached, kept, kept_1h, reasoning, *_ = numbers
+            if cached + kept > read or kept_1h > kept or reasoning > written:
+                return None
+            exact = self._per_request + sum(map(mul, self._slopes, numbers))
         cost = (exact + _PICODOLLAR // 2) // _PICODOLLAR
         return cost if cost <= LARGEST_COST else None
+
+    def _exact(self, usage: Usage) -> int:
+        """Of a usage that adds up, in multiples of 10^-24 USD."""
+        exact: int = self._per_request + sum([getattr(usage, count) * rate for count, rate in self._all_rates])
+        return exact
 
     def most(self, *, input_tokens: int, output_tokens: int, web_searches: int) -> int:
         """In picodollars: no usage of so much, of whatever kinds, costs more. What has no price adds nothing."""

@@ -2,7 +2,8 @@
 price list, as of its time.
 
 The list is that of genai-prices, in the version that is installed: the same rows have the same costs tomorrow. Looking
-a model up in it takes some 50 microseconds, so what was found is kept for a day of rows; a row then takes a few.
+a model up in it takes some 50 microseconds, so what was found is kept for a day of rows. Most rows of a batch go by the
+same prices: these are found once, and a row then takes a few multiplications.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from functools import lru_cache
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from math import inf
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 from msgspec.structs import replace
@@ -39,6 +42,43 @@ _MOST_KEPT = 4096
 
 _Key = tuple[str, str, str | None, int]
 """Provider, model, tier, day."""
+
+_subject: Callable[[UsageRow], tuple[Any, ...]] = attrgetter(
+    "model_id", "provider", "model_asked", "model_answered", "service_tier"
+)
+"""What decides, with the time, by which prices a row goes."""
+
+
+class _Offer(NamedTuple):
+    """What rows with the same subject go by that begin from `since` on, before `until`."""
+
+    since: float
+    until: float
+    bills_errors: bool
+    stated: StatedCost | None
+    """Where a row may tell its cost itself."""
+    tariff: Sequence[tuple[int, Price]]
+    """See `Tariff`."""
+
+    def priced(self, row: UsageRow) -> UsageRow:
+        usage = row.usage
+        tokens = usage.input_tokens + usage.output_tokens
+        if not tokens and row.status is not None and row.status >= 400 and not self.bills_errors:
+            # The provider answered that it did not do it: then nothing was read or written, and nothing is billed.
+            return replace(row, cost=0, price=None)
+        if self.stated is not None:
+            stated = _stated(row, self.stated)
+            if stated is not None:
+                return replace(row, **stated)
+        for above, offered in self.tariff:
+            if usage.input_tokens > above:
+                price = offered
+                break
+        else:
+            return replace(row, **_UNKNOWN)
+        # A usage without any tokens tells of something else: seconds of speech, searches, images by the piece.
+        cost = price.cost(usage) if tokens and row.source is not Source.NONE else price.cost_without_tokens
+        return replace(row, cost=cost, price=None if cost is None else price.text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,15 +108,20 @@ class Prices:
     async def priced(self, rows: Sequence[UsageRow]) -> Sequence[UsageRow]:
         """The rows with their costs and the prices these were made with; None where that is not known."""
         own = await self._own({row.model_id for row in rows})
+        offers: dict[tuple[Any, ...], _Offer] = {}
         found: list[UsageRow] = []
         for first in range(0, len(rows), _AT_ONCE):
-            found += [self._priced(row, own.get(row.model_id)) for row in rows[first : first + _AT_ONCE]]
+            for row in rows[first : first + _AT_ONCE]:
+                offer = offers.get(subject := _subject(row))
+                if offer is None or not offer.since <= row.started_at < offer.until:
+                    offer = offers[subject] = self._offer(row, own.get(row.model_id))
+                found.append(offer.priced(row))
             await asyncio.sleep(0)
         return found
 
     def cost(self, row: UsageRow, own: OwnPrices | None) -> int | None:
         """What the row will cost in the ledger, if `own` stays what it is."""
-        return self._priced(row, own).cost
+        return self._offer(row, own).priced(row).cost
 
     def most(self, question: Question, own: OwnPrices | None) -> int | None:
         """In picodollars: no answer costs more, whatever tier serves it; None if nobody knows a price."""
@@ -107,36 +152,28 @@ class Prices:
             if question.input_tokens > bracket.above
         ]
 
-    def _priced(self, row: UsageRow, own: OwnPrices | None) -> UsageRow:
+    def _offer(self, row: UsageRow, own: OwnPrices | None) -> _Offer:
         provider = registry.provider(row.provider)
-        if _refused(row, provider):
-            return replace(row, cost=0, price=None)
-        price = _price_set(own, row)
-        if price is None and provider.usage.stated_cost is not None:
-            stated = _stated(row, provider.usage.stated_cost)
-            if stated is not None:
-                return replace(row, **stated)
-        price = price or self._listed(row, provider)
-        if price is None:
-            return replace(row, **_UNKNOWN)
-        # A usage without any tokens tells of something else: seconds of speech, searches, images by the piece.
-        told = row.source is not Source.NONE and row.usage.total_tokens > 0
-        cost = price.cost(row.usage) if told else price.cost_without_tokens
-        return replace(row, cost=cost, price=None if cost is None else price.text)
+        since, until, entry = 0.0, inf, None
+        if own is not None and _is_meant(own.model, row):
+            entry = own.at(row.started_at)
+            since = entry.since if entry is not None else 0
+            until = min((each.since for each in own.entries if each.since > row.started_at), default=inf)
+        if entry is not None:
+            return _Offer(since, until, provider.bills_errors, None, [(-1, _own_price(entry))])
+        begin, end, tariff = self._listed(row, provider)
+        return _Offer(max(since, begin), min(until, end), provider.bills_errors, provider.usage.stated_cost, tariff)
 
-    def _listed(self, row: UsageRow, provider: Provider) -> Price | None:
-        for bracket in self._tariff(row, provider):
-            if row.usage.input_tokens > bracket.above:
-                return bracket.price
-        return None
-
-    def _tariff(self, row: UsageRow, provider: Provider) -> Tariff:
+    def _listed(self, row: UsageRow, provider: Provider) -> tuple[float, float, Tariff]:
         """By the model that answered: the one asked for may be an alias, or a name of the caller's own."""
         model = row.model_answered or row.model_asked
         if provider.price_list is None or model is None:
-            return ()
+            return 0, inf, ()
         day, at = divmod(row.started_at, _DAY_MS)
-        return next(tariff for until, tariff in self._hours(provider, model, row.service_tier, day) if at < until)
+        hours = self._hours(provider, model, row.service_tier, day)
+        begin = max((until for until, _ in hours if until <= at), default=0)
+        end, tariff = next(each for each in hours if at < each[0])
+        return day * _DAY_MS + begin, day * _DAY_MS + end, tariff
 
     def _hours(self, provider: Provider, model: str, tier: str | None, day: int) -> Sequence[tuple[int, Tariff]]:
         key = provider.name, model, tier, day
@@ -146,17 +183,6 @@ class Prices:
                 self._days.clear()
             hours = self._days[key] = _listed()(provider, model, tier, day)
         return hours
-
-
-def _refused(row: UsageRow, provider: Provider) -> bool:
-    """Whether the provider answered that it did not do it: then nothing was read or written, and nothing is billed."""
-    return row.status is not None and row.status >= 400 and not row.usage.total_tokens and not provider.bills_errors
-
-
-def _price_set(own: OwnPrices | None, row: UsageRow) -> Price | None:
-    """What an operator has set for the row's model and time."""
-    entry = own.at(row.started_at) if own is not None and _is_meant(own.model, row) else None
-    return None if entry is None else _own_price(entry)
 
 
 def _is_meant(model: str | None, row: UsageRow) -> bool:

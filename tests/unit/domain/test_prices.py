@@ -85,6 +85,19 @@ def test_the_charges_that_a_price_explains_are_the_cost(
         assert sum(charge.cost for charge in charges(usage, made.text)) == Decimal(found).scaleb(-12)
 
 
+@given(st.lists(st.integers(0, 9), min_size=6, max_size=6), some_rates, rates)
+def test_a_usage_without_audio_and_images_costs_what_its_charges_do_or_does_not_add_up(
+    numbers: list[int], given_rates, search: Decimal
+) -> None:
+    usage = Usage(*numbers, web_searches=numbers[0])
+    made = Price({**given_rates, "webSearch": search}, {})
+    found = made.cost(usage)
+    assert (found is not None) == usage.adds_up
+    if found is not None:
+        exact = sum(charge.cost for charge in charges(usage, made.text)).scaleb(12)
+        assert abs(exact - found) <= Decimal("0.5")
+
+
 @given(usages())
 def test_the_counts_that_have_rates_have_no_token_in_common_and_leave_none_out(usage: Usage) -> None:
     for axes in ({}, {"inputAudio": "1"}, {"outputImage": "1"}, {"cacheReadImage": "1", "reasoning": "1"}):

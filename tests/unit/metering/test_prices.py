@@ -314,6 +314,22 @@ async def test_a_request_that_the_provider_refused_cost_nothing() -> None:
     assert (await priced(replace(refused, provider="azure"))).cost is None
 
 
+async def test_rows_of_one_batch_go_by_the_price_of_their_own_time() -> None:
+    """In whatever order they come: of an operator's price, of the list's hours, of what has one only from a time on."""
+    borders = [NOON, NOON + 5000]
+    own = OwnPrices(None, [PriceEntry(since, (("input", Decimal(n + 1)),)) for n, since in enumerate(borders)])
+    of_model = {"model_id": "own", "usage": Usage(10)}
+    times = [NOON + 4999, NOON + 5000, NOON, NOON - 1, NOON + 4999]
+    found = await prices(own=own).priced([row("x", "m", started_at=time, **of_model) for time in times])
+    assert [each.cost for each in found] == [10_000_000, 20_000_000, 10_000_000, None, 10_000_000]
+
+    hours = [at(f"2025-09-01T{hour:02}:15:00") for hour in (0, 5, 12, 17, 23, 16, 1)]
+    deepseek = [row("deepseek", "deepseek-chat", 1000, 500, started_at=time) for time in hours]
+    together = await prices().priced(deepseek)
+    assert together == [await priced(each) for each in deepseek]
+    assert len({each.cost for each in together}) > 1
+
+
 async def test_a_row_that_is_priced_again_forgets_its_old_price() -> None:
     old = row("ollama", "llama3.2", 10, 5, cost=7, price="{}")
     found = await priced(old)
