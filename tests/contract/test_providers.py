@@ -48,7 +48,7 @@ class TestEveryProvider:
 
 
 def test_an_unknown_name_speaks_openais_api() -> None:
-    assert registry.provider("somebody-new").usage == registry.provider("vllm").usage
+    assert registry.provider("somebody-new").usage is registry.provider("vllm").usage
     assert registry.provider("somebody-new").config_headers == registry.provider("openai").config_headers
 
 

@@ -7,6 +7,7 @@ four characters; where it gave no numbers, the same for all of the text and for 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 import msgspec
@@ -104,19 +105,15 @@ class _Step(msgspec.Struct):
         return list[form] if self.many else form  # type: ignore[valid-type]
 
 
-_readers: dict[int, _Reader] = {}
-
-
+@lru_cache(maxsize=256)
 def _reader(fields: UsageFields) -> _Reader:
-    """One for each provider. It holds the fields that it is found by, so no others can come to be at their place."""
-    return _readers.get(id(fields)) or _readers.setdefault(id(fields), _Reader(fields))
+    return _Reader(fields)
 
 
 class _Reader:
     """Reads of an event what is on the way to a text or to numbers."""
 
     def __init__(self, fields: UsageFields) -> None:
-        self.fields = fields
         self._top = _Step()
         for path in fields.text:
             self._top.lay(path, numbers=False)

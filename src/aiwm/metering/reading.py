@@ -7,7 +7,8 @@ that says input first and output last.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -23,18 +24,62 @@ _LARGEST = 1 << 50
 _LONGEST_NAME = 200
 _LONGEST_TIER = 50
 
-_top_level = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_text = msgspec.json.Decoder(str).decode
+
+Paths = Sequence[tuple[str, ...]]
+
+
+class _Keys:
+    """What is read of an object: of an answer, or of one within it. Nothing else of it is taken out of its bytes."""
+
+    __slots__ = ("beside", "decode", "inner", "model", "tier", "top", "usage")
+
+    def __init__(self, *, usage: Paths, beside: Paths, model: Paths, tier: Paths, top: Sequence[str] = ()) -> None:
+        self.usage, self.beside = _own(usage), _own(beside)
+        self.model, self.tier = _own(model), _own(tier)
+        self.top = tuple(top) if () in usage else ()
+        """Keys of the usage that stand here themselves."""
+        paths = (*usage, *beside, *model, *tier)
+        self.inner = {
+            name: _Keys(
+                usage=_below(name, usage),
+                beside=_below(name, beside),
+                model=_below(name, model),
+                tier=_below(name, tier),
+            )
+            for name in dict.fromkeys(path[0] for path in paths if len(path) > 1)
+        }
+        """Those of objects within."""
+        raw: dict[str, object] = dict.fromkeys((*self.usage, *self.beside, *self.top, *self.inner), msgspec.Raw)
+        forms = dict.fromkeys((*self.model, *self.tier), Any) | raw
+        form = msgspec.defstruct("Answer", [(name, form, None) for name, form in forms.items()], gc=False)
+        self.decode: Callable[[Text], msgspec.Struct] = msgspec.json.Decoder(form).decode
+
+
+Text = bytes | msgspec.Raw
+
+
+def _own(paths: Paths) -> Sequence[str]:
+    return tuple(path[0] for path in paths if len(path) == 1)
+
+
+def _below(name: str, paths: Paths) -> Paths:
+    return [path[1:] for path in paths if len(path) > 1 and path[0] == name]
+
+
+@lru_cache(maxsize=256)
+def _keys(fields: UsageFields) -> _Keys:
+    return _Keys(usage=fields.roots, beside=fields.beside, model=fields.model, tier=fields.service_tier, top=fields.top)
 
 
 class Reading:
     """What an answer has said so far about its tokens and its model."""
 
-    __slots__ = ("_fields", "_raw", "_tier", "model")
+    __slots__ = ("_fields", "_keys", "_raw", "_tier", "model")
 
     def __init__(self, fields: UsageFields) -> None:
         self._fields = fields
+        self._keys = _keys(fields)
         self._raw: dict[str, Any] = {}
         self._tier: str | None = None
         self.model: str | None = None
@@ -48,9 +93,9 @@ class Reading:
             if text[:1] != b"{" and text.lstrip()[:1] == b"[":
                 found = False
                 for element in _elements(text):
-                    found = self._object(_top_level(element)) or found
+                    found = self._object(element, self._keys) or found
                 return found
-            return self._object(_top_level(text))
+            return self._object(text, self._keys)
         except (msgspec.DecodeError, orjson.JSONDecodeError, UnicodeDecodeError, RecursionError):
             return False
 
@@ -99,40 +144,42 @@ class Reading:
             words = [word for word in words if fields.tiers.get(word) != {}] or words[:1]
         return "+".join(words).replace("\0", "")[:_LONGEST_TIER] if words else None
 
-    def _object(self, top: dict[str, msgspec.Raw]) -> bool:
-        fields = self._fields
+    def _object(self, text: Text, keys: _Keys) -> bool:
+        said = keys.decode(text)
         if self.model is None:
-            self.model = _first(top, fields.model)
+            self.model = _first(said, keys.model)
         found = False
-        for root in fields.roots:
-            if root:
-                usage = _at(top, root)
-                if usage is not None and usage[:1] == b"{":
-                    self._found(usage)
-                    found = True
-            else:
-                usage_on_top = {name: orjson.loads(bytes(top[name])) for name in fields.top if name in top}
-                self._merge(usage_on_top)
-                found = found or bool(usage_on_top)
+        for name in keys.usage:
+            usage = getattr(said, name)
+            found = (usage is not None and self._found(usage)) or found
+        if keys.top:
+            here = {name: _loads(value) for name in keys.top if (value := getattr(said, name)) is not None}
+            self._merge(here)
+            found = found or bool(here)
+        if keys.tier:
+            self._tier = _first(said, keys.tier) or self._tier
+        for name, within in keys.inner.items():
+            inner = getattr(said, name)
+            if inner is not None and bytes(memoryview(inner)[:1]) == b"{":
+                found = self._object(inner, within) or found
         if found:
-            for path in fields.beside:
-                more = _at(top, path)
+            for name in keys.beside:
+                more = getattr(said, name)
                 if more is not None:
                     self._found(more)
-        if fields.service_tier:
-            self._tier = _first(top, fields.service_tier) or self._tier
         return found
 
-    def _found(self, text: bytes) -> None:
-        usage = orjson.loads(text)
-        if self._raw or not isinstance(usage, dict) or None in usage.values():
+    def _found(self, text: Text) -> bool:
+        usage = _loads(text)
+        if not isinstance(usage, dict):
+            return False
+        if self._raw or None in usage.values():
             self._merge(usage)
         else:
             self._raw = usage
+        return True
 
-    def _merge(self, usage: Any) -> None:
-        if not isinstance(usage, dict):
-            return
+    def _merge(self, usage: Mapping[str, Any]) -> None:
         for name, value in usage.items():
             # An object within (token details) is laid over like the whole; a null takes nothing back.
             if isinstance(value, dict) and isinstance(self._raw.get(name), dict):
@@ -141,25 +188,17 @@ class Reading:
                 self._raw[name] = value
 
 
-def _first(top: dict[str, msgspec.Raw], paths: Sequence[tuple[str, ...]]) -> str | None:
+def _loads(text: Text) -> Any:
+    return orjson.loads(memoryview(text))
+
+
+def _first(said: msgspec.Struct, names: Sequence[str]) -> str | None:
     """The first text found, fit for the ledger: PostgreSQL's text has no NUL."""
-    for path in paths:
-        found = _at(top, path)
-        if found is not None and found[:1] == b'"':
-            return _text(found).replace("\0", "")[:_LONGEST_NAME]
+    for name in names:
+        found = getattr(said, name)
+        if type(found) is str:
+            return found.replace("\0", "")[:_LONGEST_NAME]
     return None
-
-
-def _at(top: dict[str, msgspec.Raw], path: tuple[str, ...]) -> bytes | None:
-    """The raw JSON value at a path; only the objects on the way are taken apart."""
-    value = top.get(path[0])
-    if value is None:
-        return None
-    for name in path[1:]:
-        if value is None or bytes(memoryview(value)[:1]) != b"{":
-            return None
-        value = _top_level(value).get(name)
-    return None if value is None else bytes(value)
 
 
 def _add_left_out(usage: dict[str, Any], kind: Counts, counts: dict[str, int]) -> None:

@@ -100,9 +100,9 @@ class StatedCost:
     """A key there whose truth says that somebody else bills for the request too."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class UsageFields:
-    """Where a provider's answers hold their token counts.
+    """Where a provider's answers hold their token counts. What reads them is made once for each of these, by identity.
 
     One rule serves JSON answers and every kind of stream: the usage objects are laid over each other, so the last value
     seen for a path wins, and of the result the first kind of counts is read whose signs it has.

@@ -86,7 +86,7 @@ def _compatible(name: str, endpoint: str) -> Provider:
         config_headers={},
         model_in_body=_BASE.model_in_body | {"messages"},
         stream_usage_in_body=frozenset() if name in REPORT_UNASKED else _BASE.stream_usage_in_body,
-        usage=replace(_USAGE, stated_cost=STATED_COSTS.get(name)),
+        usage=replace(_USAGE, stated_cost=STATED_COSTS[name]) if name in STATED_COSTS else _USAGE,
         price_list=PRICE_LISTS.get(name),
     )
 
