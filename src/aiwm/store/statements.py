@@ -7,7 +7,6 @@ from itertools import chain
 from typing import Any
 
 from sqlalchemy import Connection, Executable, Table, bindparam, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect
 
 _ROWS_AT_ONCE = 16
@@ -56,8 +55,7 @@ class Insertion:
         values: list[dict[str, Any]] = [
             {name: bindparam(f"{name}_{row}") for name in self._names} for row in range(size)
         ]
-        insert = (sqlite if dialect.name == "sqlite" else postgresql).insert(self._table).values(values).inline()
-        return _spelled(self._conflict(insert), dialect)
+        return _spelled(self._conflict(_insert(dialect, self._table).values(values).inline()), dialect)
 
 
 Conflict = Callable[[Any], Any]
@@ -118,6 +116,17 @@ class Lookup:
             columns[self._key].in_([bindparam(f"key_{number}") for number in range(size)]),
         )
         return _spelled(statement, dialect)
+
+
+def _insert(dialect: Dialect, table: Table) -> Any:
+    """What SQLAlchemy knows of the other database is not loaded."""
+    if dialect.name == "sqlite":
+        from sqlalchemy.dialects import sqlite
+
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql
+
+    return postgresql.insert(table)
 
 
 def _spelled(statement: Executable, dialect: Dialect) -> str:
