@@ -17,7 +17,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import httpx2
-import structlog
 
 from aiwm import logs
 from aiwm.control.api_keys import ApiKeys
@@ -104,7 +103,7 @@ GATEWAY = """One door to every model. Register a provider's model, deploy it, an
 takes to `/deployments/{id}/inference/...` with your AIWM token."""
 IDENTITY = "Who may use AIWM: logins, users and organizations."
 
-_log = structlog.get_logger(__name__)
+_log = logs.Log(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,8 +15,9 @@ from urllib.parse import quote, unquote
 
 import msgspec
 import orjson
-import structlog
 from msgspec.structs import asdict
+
+from aiwm.domain import times
 
 _SECRET_NAME = re.compile(r"password|secret|token$|api_?key|authorization|credential", re.IGNORECASE)
 _SECRET_VALUE = re.compile(
@@ -28,10 +29,39 @@ _SIGNS = ("eyJ", "sk-", "sk_", "rk-", "rk_", "pk-", "pk_", "xai-", "gsk_", "AIza
 _encoded = orjson.dumps
 _STARS = "***"
 _GATHER_SECONDS = 0.05
+FACTS = "aiwm_facts"
+"""The attribute of a record of `logging` that holds what we say by name."""
+_COLORS = {"debug": 36, "info": 32, "warning": 33, "error": 31, "critical": 31}
 
 
 def level_number(level: str) -> int:
     return logging.getLevelNamesMapping()[level.upper()]
+
+
+class Log:
+    """What a part of the program has to say: events, which are always the same words, and what is different by name."""
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def debug(self, event: str, **facts: Any) -> None:
+        self._say(logging.DEBUG, event, facts)
+
+    def info(self, event: str, **facts: Any) -> None:
+        self._say(logging.INFO, event, facts)
+
+    def warning(self, event: str, **facts: Any) -> None:
+        self._say(logging.WARNING, event, facts)
+
+    def error(self, event: str, *, exc_info: BaseException | None = None, **facts: Any) -> None:
+        self._say(logging.ERROR, event, facts, exc_info)
+
+    def exception(self, event: str, **facts: Any) -> None:
+        """An error, with the traceback of the exception that is being handled."""
+        self._say(logging.ERROR, event, facts, sys.exception())
+
+    def _say(self, level: int, event: str, facts: dict[str, Any], exc_info: BaseException | None = None) -> None:
+        self._logger.log(level, event, exc_info=exc_info, extra={FACTS: facts})
 
 
 def configure(*, level: str, as_json: bool, worker: int | None = None) -> None:
@@ -39,31 +69,8 @@ def configure(*, level: str, as_json: bool, worker: int | None = None) -> None:
 
     With the number of the worker that says it, if there is more than one.
     """
-    shared: list[structlog.types.Processor] = [
-        *_named(worker),
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-    ]
-    renderer: structlog.types.Processor = (
-        structlog.processors.JSONRenderer(serializer=_json)
-        if as_json
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    # Tracebacks become text before `redact`, and the plain kind: structlog's own for people show local variables.
-    last: list[structlog.types.Processor] = [structlog.processors.format_exc_info, redact, renderer]
-    structlog.configure(
-        processors=[*shared, *last],
-        wrapper_class=structlog.make_filtering_bound_logger(level_number(level)),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
-        )
-    )
+    handler.setFormatter(_Formatter(_json if as_json else _readable, {} if worker is None else {"worker": worker}))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level_number(level))
@@ -72,15 +79,47 @@ def configure(*, level: str, as_json: bool, worker: int | None = None) -> None:
         logging.getLogger(name).setLevel(max(logging.WARNING, level_number(level)))
 
 
-def _named(worker: int | None) -> list[structlog.types.Processor]:
-    if worker is None:
-        return []
+class _Formatter(logging.Formatter):
+    """An event as one mapping, without secrets, and then as `shown` makes it."""
 
-    def name(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        event["worker"] = worker
-        return event
+    def __init__(self, shown: Callable[[dict[str, Any]], str], always: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._shown = shown
+        self._always = always
 
-    return [name]
+    def format(self, record: logging.LogRecord) -> str:
+        event = {
+            "time": times.iso(int(record.created * 1000)),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **getattr(record, FACTS, {}),
+            **self._always,
+        }
+        # Before secrets are looked for: a traceback holds what was being done.
+        if record.exc_info and record.exc_info[0] is not None:
+            event["exception"] = self.formatException(record.exc_info)
+        redact(event)
+        return self._shown(event)
+
+
+def _readable(event: dict[str, Any]) -> str:
+    """A line for people, in colors if they read it on a terminal; a traceback stands below."""
+    facts = dict(event)
+    trace = facts.pop("exception", None)
+    time_, level, words = facts.pop("time"), f"[{facts.pop('level'):8}]", f"{_printable(facts.pop('event')):30}"
+    if sys.stderr.isatty():
+        level, words = f"\x1b[{_COLORS[event['level']]}m{level}\x1b[0m", f"\x1b[1m{words}\x1b[0m"
+    line = " ".join([time_, level, words, *(f"{name}={_plain(value)}" for name, value in facts.items())])
+    return line if trace is None else f"{line}\n{trace}"
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) and value.isprintable() and " " not in value else repr(value)
+
+
+def _printable(words: str) -> str:
+    """What a library says may be a provider's, and a command to the terminal."""
+    return words if words.isprintable() else repr(words)
 
 
 class RequestLine(msgspec.Struct, frozen=True, gc=False):
@@ -112,11 +151,11 @@ class RequestLine(msgspec.Struct, frozen=True, gc=False):
 
 
 def request_log(*, level: str, as_json: bool, worker: int | None = None) -> Callable[[RequestLine], None]:
-    """What writes the line of each request. For machines it goes around structlog, which costs as much as the relay."""
+    """What writes the line of each request. For machines it goes around `logging`, which costs as much as the relay."""
     if level_number(level) > logging.INFO:
         return lambda _: None
     if not as_json:
-        log = structlog.get_logger("aiwm.request")
+        log = Log("aiwm.request")
         return lambda line: log.info("request", **line.told())
     return _Lines(sys.stderr.buffer, {} if worker is None else {"worker": worker}).add
 
@@ -171,14 +210,13 @@ def _second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
-def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def redact(event: MutableMapping[str, Any]) -> None:
     """The last guard, not the first: nothing secret should get here."""
     for name, value in event.items():
         if _SECRET_NAME.search(name):
             event[name] = _STARS
         elif isinstance(value, str):
             event[name] = _without_secrets(value)
-    return event
 
 
 def _without_secrets(text: str) -> str:
@@ -189,5 +227,5 @@ def _without_secrets(text: str) -> str:
     return text
 
 
-def _json(event: Any, **_: Any) -> str:
+def _json(event: dict[str, Any]) -> str:
     return orjson.dumps(event, default=str).decode()

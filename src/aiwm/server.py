@@ -8,13 +8,12 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import structlog
-
 from aiwm.listeners import BACKLOG
+from aiwm.logs import Log
 from aiwm.web.call import Application
 from aiwm.web.connection import Connection, Crowd, Patience
 
-_log = structlog.get_logger(__name__)
+_log = Log(__name__)
 
 _LAST_STEPS_SECONDS = 5
 """What cancelled requests get to write their ledger rows."""

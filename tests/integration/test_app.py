@@ -29,6 +29,8 @@ _NEEDLESS = {
     "alembic": "the schema is there",
     "httpcore2": "no engine is asked for its health",
     "pynvml": "there is no GPU",
+    "rich": "it writes no tables for people",
+    "sqlalchemy.dialects.postgresql": "the database is SQLite's",
     "sqlalchemy.orm": "tables and statements are enough",
 }
 """Each takes megabytes that nobody needs, and why."""

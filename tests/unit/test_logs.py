@@ -10,10 +10,9 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-import structlog
 
 from aiwm import logs
-from aiwm.logs import RequestLine
+from aiwm.logs import Log, RequestLine
 from patience import PATIENCE
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"
@@ -35,7 +34,6 @@ def _put_back() -> Iterator[None]:
     yield
     root.handlers[:], level = before[0], before[1]
     root.setLevel(level)
-    structlog.reset_defaults()
 
 
 def _fail(secret: str) -> None:
@@ -49,7 +47,7 @@ def test_no_secret_gets_through_in_a_value_a_text_or_a_traceback(
     capsys: pytest.CaptureFixture[str], as_json: bool, secret: str
 ) -> None:
     logs.configure(level="info", as_json=as_json)
-    log = structlog.get_logger("aiwm.test")
+    log = Log("aiwm.test")
     log.info("seen", header=f"it said {secret} to us", password="hunter2", api_key="short", refresh_token="abc")
     logging.getLogger("some.library").warning("answer was %s", secret)
     try:
@@ -69,11 +67,11 @@ def test_no_secret_gets_through_in_a_value_a_text_or_a_traceback(
 
 def test_an_event_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(level="info", as_json=True)
-    structlog.get_logger("aiwm.test").info("one", text="line\nbreak\u2028\x1b[2J", path="/ünï")
+    Log("aiwm.test").info("one", text="line\nbreak\u2028\x1b[2J", path="/ünï")
     try:
         _fail("x")
     except RuntimeError:
-        structlog.get_logger("aiwm.test").exception("two")
+        Log("aiwm.test").exception("two")
     logging.getLogger("some.library").error("three\nof three")
 
     lines: list[dict[str, Any]] = [json.loads(line) for line in capsys.readouterr().err.split("\n") if line]
@@ -84,9 +82,31 @@ def test_an_event_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> Non
     assert all(line["time"].endswith("Z") for line in lines)
 
 
+def test_a_line_for_people_begins_with_what_happened_and_commands_no_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logs.configure(level="info", as_json=False)
+    Log("aiwm.test").warning("it is gone", path="/ünï", reason="two words", said="\x1b[2J\n", tries=3)
+    logging.getLogger("some.library").warning("it said \x1b[2J\nand more")
+    try:
+        _fail("x")
+    except RuntimeError:
+        Log("aiwm.test").exception("two")
+
+    first, second, third, *below = capsys.readouterr().err.splitlines()
+
+    assert first.split(maxsplit=1)[1] == (
+        "[warning ] it is gone                     path=/ünï reason='two words' said='\\x1b[2J\\n' tries=3"
+    )
+    assert "'it said \\x1b[2J\\nand more'" in second
+    assert third.split()[1:] == ["[error", "]", "two"]
+    assert below[0] == "Traceback (most recent call last):"
+    assert below[-1] == "RuntimeError: refused: x"
+
+
 def test_what_is_below_the_level_is_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(level="warning", as_json=True)
-    structlog.get_logger("aiwm.test").info("quiet")
+    Log("aiwm.test").info("quiet")
     logging.getLogger("some.library").info("quiet")
     logging.getLogger("asyncio").info("quiet")
     assert capsys.readouterr().err == ""
@@ -128,6 +148,6 @@ def test_requests_are_not_logged_above_info(capsys: pytest.CaptureFixture[str]) 
 
 def test_each_line_of_a_worker_carries_its_number(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(level="info", as_json=True, worker=3)
-    structlog.get_logger("aiwm.test").info("seen")
+    Log("aiwm.test").info("seen")
     logging.getLogger("some.library").warning("seen there")
     assert [json.loads(line)["worker"] for line in capsys.readouterr().err.splitlines()] == [3, 3]

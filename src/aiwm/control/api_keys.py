@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
-
 from aiwm.domain import api_keys
 from aiwm.domain.api_keys import ApiKey
 from aiwm.domain.audit import entry
@@ -18,13 +16,14 @@ from aiwm.domain.times import Clock
 from aiwm.domain.users import Principal, Role
 from aiwm.errors import Invalid, NotFound, Unauthorized, Unavailable
 from aiwm.identity.revocations import Revocations
+from aiwm.logs import Log
 from aiwm.store.api_keys import ApiKeyStore
 from aiwm.wire.masking import masked
 
 USES_SECONDS: Final = 60
 """How often it is written down which keys were used."""
 
-_log = structlog.get_logger(__name__)
+_log = Log(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

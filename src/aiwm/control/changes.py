@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import structlog
+from aiwm.logs import Log
 
 _READ_SECONDS: Final = 3.0
 _TRY_AGAIN_SECONDS: Final = 0.5
 
-_log = structlog.get_logger(__name__)
+_log = Log(__name__)
 
 Work = Callable[[], Awaitable[object]]
 

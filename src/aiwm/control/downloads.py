@@ -11,8 +11,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-import structlog
-
 from aiwm.domain.models import Download, ModelStatus
 from aiwm.domain.sources import HubFiles, Place
 from aiwm.domain.times import Clock
@@ -20,12 +18,13 @@ from aiwm.errors import FetchFailed, Invalid, Unavailable
 from aiwm.files.fetcher import Told
 from aiwm.files.folders import Folders
 from aiwm.files.hub import Hub
+from aiwm.logs import Log
 from aiwm.store.models import ModelStore
 
 _STEP_SECONDS = 0.5
 """How often progress is written, and how soon it is noticed that nobody waits."""
 
-_log = structlog.get_logger(__name__)
+_log = Log(__name__)
 
 
 class Downloads:

@@ -21,7 +21,6 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 import httpx2
-import structlog
 
 from aiwm.control.nodes import Nodes
 from aiwm.control.takeover import Takeover
@@ -36,6 +35,7 @@ from aiwm.engines.process import ProcessDriver
 from aiwm.engines.ray import RayDriver
 from aiwm.engines.replica import PAUSES, Replica, State
 from aiwm.errors import Invalid, Unavailable
+from aiwm.logs import Log
 from aiwm.store.deployments import DeploymentStore
 from aiwm.store.models import ModelStore
 from aiwm.targets import Hosted, Target
@@ -46,7 +46,7 @@ _SWEEP_SECONDS = 5.0
 _TRY_AGAIN_SECONDS = 1.0
 _ANOTHER_TRY_SECONDS = 30.0
 
-_log = structlog.get_logger(__name__)
+_log = Log(__name__)
 
 
 class Hosting(Protocol):

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from aiwm.domain.audit import entry
 from aiwm.domain.deployments import Deployment
 from aiwm.domain.ids import new_id
@@ -25,6 +23,7 @@ from aiwm.engines.driver import EngineFailed
 from aiwm.engines.kinds import EngineKind
 from aiwm.engines.ray import RayDriver, RayNode
 from aiwm.errors import Conflict, Invalid, NotFound, StartError, Unavailable
+from aiwm.logs import Log
 from aiwm.store.deployments import DeploymentStore
 from aiwm.store.nodes import NodeStore, ResourceStore
 
@@ -37,7 +36,7 @@ _WORKING_BYTES = 256 * 1024 * 1024
 _PER_WEIGHT = 1.1
 """Bytes of memory for a byte of weights: the rest is what is known of the running requests."""
 
-_log = structlog.get_logger(__name__)
+_log = Log(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

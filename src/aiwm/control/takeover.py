@@ -11,8 +11,6 @@ import asyncio
 from contextlib import suppress
 from dataclasses import replace
 
-import structlog
-
 from aiwm.control.nodes import Nodes
 from aiwm.control.targets import Targets
 from aiwm.domain.deployments import Deployment, DeploymentStatus
@@ -20,6 +18,7 @@ from aiwm.domain.times import Clock
 from aiwm.engines.driver import EngineFailed
 from aiwm.engines.ray import RayDriver
 from aiwm.errors import Invalid
+from aiwm.logs import Log
 from aiwm.store.deployments import DeploymentStore
 from aiwm.store.models import ModelStore
 
@@ -30,7 +29,7 @@ LOST_AFTER = 12
 
 _CLUSTER_SECONDS = 20
 
-_log = structlog.get_logger(__name__)
+_log = Log(__name__)
 
 
 class Takeover:

@@ -11,12 +11,11 @@ from functools import partial
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
-import structlog
-
 from aiwm.domain.deployments import WANTED, Deployment, DeploymentStatus, OnDisconnect, StreamUsage
 from aiwm.domain.models import ENV_PREFIX, HEADER_PREFIX, KEY_FIELDS, ApiConfig, Model, Sealed, is_env_reference
 from aiwm.domain.prices import OwnPrices
 from aiwm.errors import AiwmError, NotFound, WrongState
+from aiwm.logs import Log
 from aiwm.providers import registry
 from aiwm.providers.base import Provider
 from aiwm.store.deployments import DeploymentStore
@@ -26,7 +25,7 @@ from aiwm.wire.masking import Secrets
 from aiwm.wire.origins import Origin, Timeouts
 from aiwm.wire.urls import BaseUrl, base_url
 
-_log = structlog.get_logger(__name__)
+_log = Log(__name__)
 
 
 Announce = Callable[[str, str], Awaitable[None]]

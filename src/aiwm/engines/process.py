@@ -20,20 +20,20 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import orjson
-import structlog
 
 from aiwm.engines import pids
 from aiwm.engines.driver import EngineFailed, EngineName, EngineSpec, filled, recorded_key, write_record
 from aiwm.engines.kinds import EngineKind
 from aiwm.engines.lines import Lines
 from aiwm.engines.pids import Pid
+from aiwm.logs import Log
 
 HOST = "127.0.0.1"
 MARK = "ENGINE_OF_AIWM"
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "ROCM_PATH")
 """What an engine sees of the server's environment."""
 
-_log = structlog.get_logger(__name__)
+_log = Log(__name__)
 
 
 def free_port() -> int:

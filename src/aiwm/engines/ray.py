@@ -21,11 +21,11 @@ from urllib.parse import urlsplit
 
 import httpx2
 import orjson
-import structlog
 
 from aiwm.domain.nodes import Facts, Gpu, Readings
 from aiwm.engines.driver import EngineFailed, EngineName, EngineSpec, write_record
 from aiwm.engines.lines import Lines
+from aiwm.logs import Log
 
 _LOOK_SECONDS = 1.0
 _SILENT_SECONDS = 60.0
@@ -36,7 +36,7 @@ _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _PORTS = range(20_000, 30_000)
 """Which of them are free on a node nobody here knows; an engine that finds its own taken ends, and gets another."""
 
-_log = structlog.get_logger(__name__)
+_log = Log(__name__)
 
 
 class RayNode(NamedTuple):

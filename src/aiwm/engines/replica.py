@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 import httpx2
-import structlog
 
 from aiwm.domain.ids import new_id
 from aiwm.engines.driver import Driver, Engine, EngineFailed, EngineName, EngineSpec
+from aiwm.logs import Log
 
 PAUSES = (1.0, 4.0)
 """Seconds before each further start. After the last of them it is given up."""
@@ -29,7 +29,7 @@ _HEALTH_SECONDS = 10.0
 _SILENT_LOOKS = 6
 """How many looks in a row may go without an answer: an engine under full load is slow, not dead."""
 
-_log = structlog.get_logger(__name__)
+_log = Log(__name__)
 
 
 class State(StrEnum):

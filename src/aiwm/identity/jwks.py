@@ -13,15 +13,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import httpx2
-import structlog
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, JWKRegistry, OKPKey, RSAKey
 
 from aiwm.domain.times import Clock
 from aiwm.errors import Unavailable
 from aiwm.identity.signatures import VerifyingKey
+from aiwm.logs import Log
 
-_log = structlog.get_logger(__name__)
+_log = Log(__name__)
 
 FETCH_SECONDS: Final = 5.0
 

@@ -17,12 +17,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Final
 
-import structlog
-
 from aiwm.domain.times import Clock
 from aiwm.errors import AiwmError
+from aiwm.logs import Log
 
-_log = structlog.get_logger(__name__)
+_log = Log(__name__)
 
 Revoked = tuple[str, int]
 """A session and when it was revoked, in milliseconds."""

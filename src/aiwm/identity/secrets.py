@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import structlog
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from aiwm.domain.models import Sealed
 from aiwm.errors import AiwmError, StartError
+from aiwm.logs import Log
 from aiwm.wire.masking import masked
 
-_log = structlog.get_logger(__name__)
+_log = Log(__name__)
 
 
 class SecretBox:

@@ -24,10 +24,10 @@ from pathlib import Path
 from zlib import crc32
 
 import msgspec
-import structlog
 
 from aiwm.domain.usage import UsageRow
 from aiwm.errors import StartError, Unavailable
+from aiwm.logs import Log
 
 _SUFFIX = ".journal"
 _SEGMENT_BYTES = 4 * 1024 * 1024
@@ -39,7 +39,7 @@ _RECOVERED_BATCH = 1000
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(UsageRow).decode
 _decode_ids = msgspec.json.Decoder(list[str]).decode
-_log = structlog.get_logger(__name__)
+_log = Log(__name__)
 
 Save = Callable[[Sequence[UsageRow]], Awaitable[None]]
 

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Protocol
 
-import structlog
 from msgspec.structs import replace
 
 from aiwm.domain.times import Clock
 from aiwm.domain.usage import End, Source, Usage, UsageRow
 from aiwm.domain.users import Principal
+from aiwm.logs import Log
 from aiwm.metering.estimate import Estimate, Splitter, estimated
 from aiwm.metering.reading import Reading
 from aiwm.targets import Target
@@ -31,7 +31,7 @@ _NO_USAGE = b'"usage":null'
 
 _NOTHING = Usage()
 
-_log = structlog.get_logger(__name__)
+_log = Log(__name__)
 
 
 class Book(Protocol):

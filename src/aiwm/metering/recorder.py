@@ -6,10 +6,9 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-import structlog
-
 from aiwm.domain.usage import UsageRow
 from aiwm.errors import Unavailable
+from aiwm.logs import Log
 
 Save = Callable[[Sequence[UsageRow]], Awaitable[None]]
 """Writes rows and their sums in one transaction; a row that is there already changes nothing. Raises Unavailable."""
@@ -22,7 +21,7 @@ _FLUSH_SECONDS = 10
 _SLOW_SECONDS = 5.0
 """A batch that takes longer waits for something: another program may have the table locked."""
 
-_log = structlog.get_logger(__name__)
+_log = Log(__name__)
 
 
 class Recorder:

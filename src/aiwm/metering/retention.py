@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import structlog
-
 from aiwm.domain.times import Clock
 from aiwm.errors import Unavailable
+from aiwm.logs import Log
 
 Expire = Callable[[int], Awaitable[bool]]
 """Removes some of what began before a time; answers whether there may be more. Raises Unavailable."""
@@ -17,7 +16,7 @@ _DAY_MS = 86_400_000
 _PAUSE_SECONDS = 0.05
 """Between two steps: writers of rows get their turn."""
 
-_log = structlog.get_logger(__name__)
+_log = Log(__name__)
 
 
 async def watch(expire: Expire, *, keep_days: int, clock: Clock, every_seconds: float = 600.0) -> None:

@@ -18,13 +18,13 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-import structlog
 from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from aiwm.errors import StartError, Unavailable
+from aiwm.logs import Log
 from aiwm.store import migrations
 from aiwm.store.connection import AsyncConnection, dispose, transaction
 from aiwm.store.tables import metadata
@@ -39,7 +39,7 @@ _MIGRATION_LOCK = 4_120_240_419
 
 _REMEDY = "set AIWM_DATA_DIR or AIWM_DATABASE_URL to a place that AIWM can write to"
 
-_log = structlog.get_logger(__name__)
+_log = Log(__name__)
 
 T = TypeVar("T")
 

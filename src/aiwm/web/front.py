@@ -7,18 +7,16 @@ import time
 from collections.abc import Callable
 from urllib.parse import unquote
 
-import structlog
-
 from aiwm.domain.ids import new_request_id
 from aiwm.errors import AiwmError, AnswerBroken, ClientGone
-from aiwm.logs import RequestLine, shown_path
+from aiwm.logs import Log, RequestLine, shown_path
 from aiwm.web.call import Application, Call
 from aiwm.web.errors import render
 from aiwm.wire.hosts import Hosts
 
 _SAFE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
-_log = structlog.get_logger(__name__)
+_log = Log(__name__)
 
 
 class Front:

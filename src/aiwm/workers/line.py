@@ -15,14 +15,14 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, cast
 
 import msgspec
-import structlog
 
 from aiwm.errors import AiwmError, Unavailable
+from aiwm.logs import Log
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Any]).decode
 _LENGTH_BYTES = 4
-_log = structlog.get_logger(__name__)
+_log = Log(__name__)
 
 Hear = Mapping[str, Callable[..., Any]]
 """What is done at a word, by its name: a function, or a coroutine function for what takes a while."""

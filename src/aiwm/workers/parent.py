@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 import msgspec
-import structlog
 
 from aiwm.errors import StartError
 from aiwm.listeners import another_on
+from aiwm.logs import Log
 from aiwm.workers.line import Line
 from aiwm.workers.switchboard import LEADER, Switchboard
 
@@ -30,7 +30,7 @@ _LONGEST_PAUSE: Final = 10.0
 _STEADY_SECONDS: Final = 10.0
 """Who served so long did not die of how it was started: the next one need not wait."""
 
-_log = structlog.get_logger(__name__)
+_log = Log(__name__)
 
 
 class Birth(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-import structlog
 
 from aiwm.domain.ids import new_id
 from aiwm.domain.users import Role
@@ -26,9 +25,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="module", autouse=True)
 def _quiet() -> Iterator[None]:
     """Lines of the log are looked at where they are the subject."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    log = logging.getLogger("aiwm")
+    log.setLevel(logging.CRITICAL)
     yield
-    structlog.reset_defaults()
+    log.setLevel(logging.NOTSET)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -160,11 +160,9 @@ async def test_a_damaged_byte_costs_the_lines_it_touches_and_no_other(tmp_path: 
 _FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-import structlog
 from rows import opening
 from aiwm.errors import Unavailable
 from aiwm.metering.journal import Journal
-structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 journal = Journal(Path(sys.argv[1]), fsync_seconds=0, segment_bytes=3000)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
-from structlog.testing import capture_logs
 
 import store_rows as rows
 from aiwm.domain.pages import PageQuery
@@ -21,6 +20,7 @@ from aiwm.store import database as database_
 from aiwm.store.database import Database
 from aiwm.store.ledger import LedgerStore
 from aiwm.store.models import ModelStore
+from logged import logged
 from patience import PATIENCE
 from postgresql import PostgreSql
 
@@ -149,7 +149,7 @@ async def test_a_step_waits_for_a_locked_sqlite_and_then_says_that_it_is_unavail
     row = rows.usage_row("d" * 24)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        with capture_logs() as logs, pytest.raises(Unavailable):
+        with logged() as logs, pytest.raises(Unavailable):
             await LedgerStore(database).add([row])
         assert [line["reason"] for line in logs] == ["database is locked"]
     await LedgerStore(database).add([row])
@@ -174,7 +174,7 @@ async def test_a_locked_sqlite_is_unavailable_with_its_reason_in_the_log(
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     try:
-        with capture_logs() as logs, pytest.raises(Unavailable) as caught:
+        with logged() as logs, pytest.raises(Unavailable) as caught:
             await ModelStore(database).add(rows.model())
         assert caught.value.message == "The database is not available; try again"
         assert caught.value.headers == {"retry-after": "1"}
@@ -195,7 +195,7 @@ async def test_a_database_that_goes_away_is_unavailable_and_found_again_when_it_
     await database.ping()
     postgresql.stop()
     try:
-        with capture_logs() as logs, pytest.raises(Unavailable):
+        with logged() as logs, pytest.raises(Unavailable):
             await database.ping()
         assert logs
         assert "SELECT" not in str(logs)
@@ -265,7 +265,7 @@ async def test_a_file_that_is_no_database_is_told_and_left_alone(tmp_path: Path)
     path.chmod(0o600)
     before = path.read_bytes()
     database = Database(f"sqlite+aiosqlite:///{path}")
-    with capture_logs() as logs, pytest.raises(StartError, match=r"can't be opened .*file is not a database"):
+    with logged() as logs, pytest.raises(StartError, match=r"can't be opened .*file is not a database"):
         await database.migrate()
     assert logs == []
     assert path.read_bytes() == before

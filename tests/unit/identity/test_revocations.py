@@ -1,10 +1,9 @@
 import asyncio
 from collections.abc import Collection, Sequence
 
-from structlog.testing import capture_logs
-
 from aiwm.errors import Unavailable
 from aiwm.identity.revocations import Revocations, Revoked
+from logged import logged
 from patience import PATIENCE
 
 HOUR = 3_600_000
@@ -112,7 +111,7 @@ async def test_watching_goes_on_when_the_store_was_away() -> None:
     seen = asyncio.Event()
     revocations.on_revoked(lambda _: seen.set())
 
-    with capture_logs() as logs:
+    with logged() as logs:
         watching = asyncio.create_task(revocations.watch(store.read, every_seconds=0.001))
         await asyncio.sleep(0.02)
         store.rows.append(("theirs", clock.now))

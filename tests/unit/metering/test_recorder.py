@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from aiwm.domain.usage import UsageRow
 from aiwm.errors import Unavailable
 from aiwm.metering import recorder as module
 from aiwm.metering.recorder import Recorder
+from logged import logged
 from rows import closing
 
 
@@ -85,13 +85,13 @@ async def test_an_error_that_nobody_thought_of_loses_no_row_and_does_not_end_the
     ledger.refusals, ledger.refusal = 1, OSError("the disk is gone")
     async with at_work(ledger) as recorder:
         recorder.record(closing(1))
-        with capture_logs() as logs:
+        with logged() as logs:
             await ledger.tried.wait()
             assert recorder.failing
             recorder.record(closing(2))
             await recorder.flush()
         assert ledger.rows == [closing(1), closing(2)]
-        assert [line["log_level"] for line in logs] == ["error", "warning"]
+        assert [line["level"] for line in logs] == ["error", "warning"]
 
 
 async def test_a_database_that_lets_rows_wait_is_said_to_fail_until_it_takes_them() -> None:

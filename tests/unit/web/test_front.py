@@ -7,7 +7,6 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from structlog.testing import capture_logs
 
 from aiwm.errors import AnswerBroken, ClientGone, Invalid
 from aiwm.web.call import Call
@@ -15,6 +14,7 @@ from aiwm.web.front import Front
 from aiwm.web.head import Head
 from aiwm.wire.hosts import Hosts
 from fakes import Wire
+from logged import logged
 
 
 class _Asked:
@@ -29,7 +29,7 @@ class _Asked:
         self, work: Any, *, headers: list[tuple[bytes, bytes]] | None = None, path: str = "/models"
     ) -> _Asked:
         call = Call(self.wire, Head(b"GET", quote(path).encode(), b"key=sk-1", headers or []))
-        with capture_logs() as self.logs:
+        with logged() as self.logs:
             await Front(work, hosts=Hosts({"aiwm.example"}), log=lambda line: self.lines.append(line.told()))(call)
         return self
 
@@ -104,7 +104,7 @@ async def test_an_error_nobody_thought_of_is_answered_without_its_text_and_logge
     assert asked.status == 500
     assert b"sk-1" not in asked.body
     [unexpected] = [line for line in asked.logs if line["event"] == "unexpected error"]
-    assert unexpected["exc_info"]
+    assert unexpected["exception"] == "RuntimeError('the secret is sk-1')"
     assert unexpected["correlation_id"] == asked.line["correlation_id"]
 
 
