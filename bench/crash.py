@@ -28,6 +28,7 @@ from httptools import HttpRequestParser
 from sqlalchemy import RowMapping, text
 
 from aiwm.store.database import Database
+from aiwm.store.sums import fold_all
 from bench.callers import Answer, Caller, Lost
 from bench.exchanges import CHAT_PATH, whole_request
 from bench.figures import Figure, Section
@@ -549,6 +550,7 @@ class _Books:
 async def _books(database_url: str) -> _Books:
     database = Database(database_url)
     try:
+        await fold_all(database)
         async with database.reading() as connection:
             found = [(await connection.execute(text(query))).mappings().all() for query in (_LEDGER, _SUMS, _TOTALS)]
     finally:

@@ -8,7 +8,6 @@ bucket, so that adding two is one addition; kept, it is the bytes of that number
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from math import ceil, sqrt
 
@@ -21,13 +20,14 @@ _BYTES = 5
 """Of a count: enough for a trillion requests."""
 _ONE = tuple(1 << (8 * _BYTES * bucket) for bucket in range(_BUCKETS))
 """One observation in each bucket."""
+_KEPT = {one: bytes((bucket, 1)) for bucket, one in enumerate(_ONE)} | {0: b"\0"}
+"""How those are kept, and none."""
 _STARTS = tuple(ceil(2 ** ((bucket - 1) / _A_DOUBLING)) for bucket in range(1, _BUCKETS))
 """The first whole millisecond of each bucket but the first, which holds what took none."""
 
 
 def histogram(milliseconds: Iterable[int]) -> Histogram:
-    counts = Counter([bisect_right(_STARTS, ms) for ms in milliseconds])
-    return sum([_ONE[bucket] * number for bucket, number in counts.items()])
+    return sum([_ONE[bisect_right(_STARTS, ms)] for ms in milliseconds])
 
 
 def percentile(counts: Histogram, share: float) -> float | None:
@@ -44,8 +44,8 @@ def percentile(counts: Histogram, share: float) -> float | None:
 
 def packed(counts: Histogram) -> bytes:
     """The first bucket that is not empty, then the counts from there on."""
-    if not counts:
-        return b"\0"
+    if counts in _KEPT:
+        return _KEPT[counts]
     first = ((counts & -counts).bit_length() - 1) // (8 * _BYTES)
     counts >>= 8 * _BYTES * first
     return bytes((first,)) + counts.to_bytes(-(-counts.bit_length() // 8), "little")

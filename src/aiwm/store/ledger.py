@@ -8,25 +8,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import blake2b
 from operator import attrgetter
 from typing import Any
 
 from msgspec.structs import astuple
-from sqlalchemy import Connection, Row, Select, delete, func, literal_column, select, text
+from sqlalchemy import Connection, Row, Select, delete, func, literal_column, select
 from sqlalchemy.exc import IntegrityError
 
 from aiwm.domain.reports import DAY_MS
 from aiwm.domain.usage import End, Source, Usage, UsageRow
 from aiwm.store.database import Database
 from aiwm.store.statements import Insertion, Lookup, refuses, rises
-from aiwm.store.sums import UsageSums
+from aiwm.store.sums import UsageSums, fold_all
 from aiwm.store.tables import ledger, ledger_labels, usage_horizon, usage_sums
+from aiwm.store.turns import take_turns
 from aiwm.store.words import WordBook, Words
-
-_WRITER_LOCK = 4_120_240_420
-"""PostgreSQL advisory lock: those who add rows take turns, as SQLite makes them do anyway."""
 
 _EXPIRED_AT_ONCE = 500
 """Rows that go in one transaction: others wait for it for some milliseconds at most."""
@@ -82,6 +80,8 @@ class LedgerStore:
 
         Sums of days and of deployments stay. Answers whether there may be more to remove.
         """
+        # What comes to hourly sums later would outlive the others.
+        await fold_all(self._database)
         return await self._database.written(partial(_expire, before))
 
     def _add_new(self, by_id: Mapping[str, UsageRow], connection: Connection) -> _Numbers:
@@ -100,12 +100,6 @@ class LedgerStore:
         values = [value for words, group in groups.items() for value in _values(labels[words], group)]
         self._insertion.run(connection, values)
         return labels, self._sums.add(connection, groups.values())
-
-
-def take_turns(connection: Connection) -> None:
-    """Whoever changes rows and sums has them for itself until its transaction ends."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(text(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK})"))
 
 
 def _expire(before: int, connection: Connection) -> bool:
@@ -150,6 +144,7 @@ def _values(labels_id: int, rows: Sequence[UsageRow]) -> Sequence[tuple[object, 
     ]
 
 
+@lru_cache(maxsize=1024)
 def _hash(org_id: str) -> int:
     """31 bits: two organizations that share one only cost time."""
     return int.from_bytes(blake2b(org_id.encode("utf-8", "surrogatepass"), digest_size=4).digest()) >> 1

@@ -15,6 +15,7 @@ from aiwm.store.audit import record
 from aiwm.store.connection import AsyncConnection
 from aiwm.store.database import Database
 from aiwm.store.lists import matching, page
+from aiwm.store.sums import fold_all
 from aiwm.store.tables import api_keys, deployments, limits, usage_series, usage_sums
 
 FIELDS = {"subjectType": limits.c.subject_type, "subjectId": limits.c.subject_id}
@@ -100,6 +101,7 @@ class LimitStore:
                 usage_sums.c.start >= since,
             )
         )
+        await fold_all(self._database)
         async with self._database.reading() as connection:
             return int(await connection.scalar(cost) or 0)
 

@@ -13,9 +13,11 @@ from sqlalchemy import ColumnElement, Connection, bindparam, or_, select, update
 from aiwm.domain.reports import DAY_MS, HOUR_MS
 from aiwm.domain.usage import UsageRow
 from aiwm.store.database import Database
-from aiwm.store.ledger import take_turns, usage_row
+from aiwm.store.ledger import usage_row
 from aiwm.store.statements import Lookup
+from aiwm.store.sums import Folding
 from aiwm.store.tables import deployment_totals, ledger, ledger_labels, usage_series, usage_sums
+from aiwm.store.turns import take_turns
 from aiwm.store.words import WordBook
 
 K = TypeVar("K")
@@ -36,6 +38,7 @@ class Repricing:
         self._labels = WordBook(ledger_labels)
         self._series = WordBook(usage_series)
         self._kept = Lookup(ledger, "request_id", "cost")
+        self._folding = Folding()
 
     async def rows(
         self, *, after: str, limit: int, since: int | None = None, until: int | None = None, model: str | None = None
@@ -111,6 +114,7 @@ class Repricing:
         )
         words = attrgetter(*self._series.names)
         series = self._series.numbers(connection, {words(change.before) for change in changes})
+        self._folding.fold_series(connection, series.values())
         periods = _added(
             ((series[words(change.before)], hours, change.before.started_at // length * length), _grown(change))
             for change in changes

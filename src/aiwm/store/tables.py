@@ -255,6 +255,7 @@ deployment_totals = Table(
     Column("tokens", _SUM, nullable=False),
     Column("cost", _SUM, nullable=False),
     Column("unpriced", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 """Sums of all ledger rows that ever were, by deployment, kept in the transaction that adds the rows. Its own table, so
 that counting never waits for someone who changes a deployment. `cost` is in picodollars; `unpriced` counts requests of
@@ -342,9 +343,21 @@ usage_sums = Table(
     Index("ix_usage_sums_start", "start", sqlite_where=text("hours = 1")),
     sqlite_with_rowid=False,
 )
-"""Sums of `ledger` by series and period, `hours` long (1 or 24), kept in the transaction that adds the rows; see
+"""Sums of `ledger` by series and period, `hours` long (1 or 24), without what is in `usage_recent`; see
 `aiwm.domain.reports.Sums`. `total` and `first_byte` are histograms, see `aiwm.domain.latencies`. The index is for
 letting old hours go; reports come by series, so that one organization's never meets another's."""
+
+usage_recent = Table(
+    "usage_recent",
+    metadata,
+    Column("part", Integer, primary_key=True, autoincrement=False),
+    Column("request_id", LargeBinary(12), primary_key=True),
+    Column("sums", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""What is not in `usage_sums` yet, kept in the transaction that adds the rows; whoever reads those brings it there
+before. `part` stands for some series that are next to each other, `request_id` is of one of the rows, which makes it
+unique, and `sums` is JSON, see `aiwm.store.sums`."""
 
 usage_horizon = Table(
     "usage_horizon",

@@ -31,7 +31,7 @@ from aiwm.errors import Invalid
 from aiwm.store.connection import AsyncConnection
 from aiwm.store.database import Database
 from aiwm.store.ledger import ledger_rows, usage_row
-from aiwm.store.sums import NUMBERS
+from aiwm.store.sums import NUMBERS, fold_all
 from aiwm.store.tables import ledger, ledger_labels, usage_horizon, usage_series, usage_sums
 
 _SUMS_AT_ONCE = 1000
@@ -70,6 +70,7 @@ class UsageStore:
 
         Raises Invalid for more groups than anybody reads, and for hours that are no longer kept.
         """
+        await fold_all(self._database)
         async with self._database.reading() as connection:
             span = await _kept(connection, query)
             whole = [(Period.HOUR, span)] if query.period is Period.HOUR else span.parts()

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Table
 from aiwm.store.statements import Insertion, Lookup, keeps
 
 _MOST_REMEMBERED = 20_000
-"""Combinations whose numbers are kept in memory; a gateway has a few hundred."""
+"""Combinations whose numbers are kept in memory, and as many of those that came before; a gateway has a few hundred."""
 
 Words = tuple[Any, ...]
 
@@ -24,12 +24,14 @@ class WordBook:
         """What the words are, in their order."""
         self._numbers: dict[Words, int] = {}
         """Of combinations that are committed."""
+        self._before: dict[Words, int] = {}
+        """Those that were remembered until there were too many. Who comes again is remembered anew."""
         self._insertion = Insertion(table, keeps)
         self._lookup = Lookup(table, "digest", "id")
 
     def numbers(self, connection: Connection, wanted: Iterable[Words]) -> dict[Words, int]:
         """The number of each combination; those that are new are added."""
-        numbers = {words: self._numbers.get(words) for words in wanted}
+        numbers = {words: self._numbers.get(words) or self._before.get(words) for words in wanted}
         missing = {_digest(words): words for words, number in numbers.items() if number is None}
         found = {words: number for words, number in numbers.items() if number is not None}
         if not missing:
@@ -41,7 +43,7 @@ class WordBook:
     def remember(self, numbers: dict[Words, int]) -> None:
         """Once they are committed: a transaction that was rolled back has added none."""
         if len(self._numbers) > _MOST_REMEMBERED:
-            self._numbers.clear()
+            self._before, self._numbers = self._numbers, {}
         self._numbers |= numbers
 
 

@@ -19,6 +19,7 @@ from aiwm.errors import Unavailable
 from aiwm.store.database import Database
 from aiwm.store.ledger import LedgerStore, usage_row
 from aiwm.store.repricing import Repricing
+from aiwm.store.sums import fold_all
 from aiwm.store.tables import deployment_totals, ledger, ledger_labels, usage_series, usage_sums
 from aiwm.store.words import WordBook
 
@@ -87,6 +88,7 @@ async def _require_sums_equal_rows(database: Database) -> None:
             sums[0] += 1
             sums[1] += row.cost or 0
             sums[2] += row.cost is None
+    await fold_all(database)
     async with database.reading() as connection:
         totals = await connection.execute(select(deployment_totals))
         found = {(each.deployment_id,): [each.requests, int(each.cost), each.unpriced] for each in totals}

@@ -59,6 +59,7 @@ def upgrade() -> None:
         sa.Column("cost", _SUM, nullable=False),
         sa.Column("unpriced", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("deployment_id", name="pk_deployment_totals"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "failed_attempts",
@@ -302,6 +303,14 @@ def upgrade() -> None:
         unique=False,
         sqlite_where=sa.text("hours = 1"),
         postgresql_where=sa.text("hours = 1"),
+    )
+    op.create_table(
+        "usage_recent",
+        sa.Column("part", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("request_id", sa.LargeBinary(length=12), nullable=False),
+        sa.Column("sums", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("part", "request_id", name="pk_usage_recent"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "usage_horizon",
