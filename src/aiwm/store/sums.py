@@ -18,6 +18,7 @@ import msgspec
 from msgspec.structs import astuple
 from sqlalchemy import Connection, bindparam, delete, func, select
 
+from aiwm.domain.ids import new_request_id
 from aiwm.domain.latencies import histogram, packed, unpacked
 from aiwm.domain.reports import DAY_MS, HOUR_MS
 from aiwm.domain.usage import UsageRow
@@ -85,9 +86,9 @@ class UsageSums:
                 parts[number // _SERIES_IN_A_PART].append((number, hour, *sums))
         grown = [(id_, *_total(connection, each)) for id_, each in sorted(totals.items())]
         self._totals.run(connection, grown)
-        # A request is in one batch only, so the id of any of its rows is that of none before.
-        request_id = bytes.fromhex(next(iter(groups))[0].request_id)
-        self._recent.run(connection, [(part, request_id, _encode(parts[part])) for part in sorted(parts)])
+        # Ids that sort by age: what comes next stands at the end.
+        id_ = bytes.fromhex(new_request_id())
+        self._recent.run(connection, [(part, id_, _encode(parts[part])) for part in sorted(parts)])
         self._waiting.update({part: len(sums) for part, sums in parts.items()})
         for part, waiting in self._waiting.most_common(_PARTS_AT_ONCE):
             if waiting >= _MOST_WAITING:

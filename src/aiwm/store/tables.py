@@ -351,13 +351,12 @@ usage_recent = Table(
     "usage_recent",
     metadata,
     Column("part", Integer, primary_key=True, autoincrement=False),
-    Column("request_id", LargeBinary(12), primary_key=True),
+    Column("id", LargeBinary(12), primary_key=True),
     Column("sums", LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )
 """What is not in `usage_sums` yet, kept in the transaction that adds the rows; whoever reads those brings it there
-before. `part` stands for some series that are next to each other, `request_id` is of one of the rows, which makes it
-unique, and `sums` is JSON, see `aiwm.store.sums`."""
+before. `part` stands for some series that are next to each other; `sums` is JSON, see `aiwm.store.sums`."""
 
 usage_horizon = Table(
     "usage_horizon",

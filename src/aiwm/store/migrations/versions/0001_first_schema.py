@@ -307,9 +307,9 @@ def upgrade() -> None:
     op.create_table(
         "usage_recent",
         sa.Column("part", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("request_id", sa.LargeBinary(length=12), nullable=False),
+        sa.Column("id", sa.LargeBinary(length=12), nullable=False),
         sa.Column("sums", sa.LargeBinary(), nullable=False),
-        sa.PrimaryKeyConstraint("part", "request_id", name="pk_usage_recent"),
+        sa.PrimaryKeyConstraint("part", "id", name="pk_usage_recent"),
         sqlite_with_rowid=False,
     )
     op.create_table(
