@@ -26,7 +26,7 @@ _SECRET_VALUE = re.compile(
     r"|(?i:bearer)\s+[^\s\"']+"
 )
 _SIGNS = ("eyJ", "sk-", "sk_", "rk-", "rk_", "pk-", "pk_", "xai-", "gsk_", "AIza", "earer", "EARER")
-_encoded = orjson.dumps
+_encoded = msgspec.json.Encoder().encode
 _STARS = "***"
 _GATHER_SECONDS = 0.05
 FACTS = "aiwm_facts"
@@ -157,15 +157,35 @@ def request_log(*, level: str, as_json: bool, worker: int | None = None) -> Call
     if not as_json:
         log = Log("aiwm.request")
         return lambda line: log.info("request", **line.told())
-    return _Lines(sys.stderr.buffer, {} if worker is None else {"worker": worker}).add
+    return _Lines(sys.stderr.buffer, worker).add
+
+
+class _JsonLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="event", tag="request"):
+    """The line of a request for machines: what is not known is left out."""
+
+    level: str
+    time: str
+    correlation_id: str
+    method: str
+    path: str
+    status: int
+    ms: float
+    worker: int | None = None
+    user_id: str | None = None
+    org_id: str | None = None
+    api_key_id: str | None = None
+    acting_for: str | None = None
+    deployment_id: str | None = None
+    tokens: int | None = None
+    end: str | None = None
 
 
 class _Lines:
     """Gathers lines for a moment: to make and to write each by itself would cost as much as what it tells of."""
 
-    def __init__(self, output: BinaryIO, always: Mapping[str, Any]) -> None:
+    def __init__(self, output: BinaryIO, worker: int | None) -> None:
         self._output = output
-        self._always = {"event": "request", "level": "info"} | dict(always)
+        self._worker = worker
         self._waiting: list[tuple[float, RequestLine]] = []
         atexit.register(self.flush)
 
@@ -177,18 +197,35 @@ class _Lines:
     def flush(self) -> None:
         if self._waiting:
             lines, self._waiting = self._waiting, []
-            self._output.write(b"".join([self._encoded(at, line) for at, line in lines]))
+            self._output.write(b"".join([self._encoded(at, line) + b"\n" for at, line in lines]))
             self._output.flush()
 
     def _encoded(self, at: float, line: RequestLine) -> bytes:
         now = int(at * 1000)
-        told = line.told()
         # What callers write freely; the rest of a line is ours.
-        told["path"] = _clean(told["path"])
-        if not line.correlation_id.isalnum():
-            told["correlation_id"] = _without_secrets(line.correlation_id)
-        stamp = f"{_second(now // 1000)}.{now % 1000:03d}Z"
-        return _encoded(self._always | {"time": stamp} | told, option=orjson.OPT_APPEND_NEWLINE)
+        path = _clean(line.path)
+        correlation_id = line.correlation_id
+        if not correlation_id.isalnum():
+            correlation_id = _without_secrets(correlation_id)
+        return _encoded(
+            _JsonLine(
+                "info",
+                f"{_second(now // 1000)}.{now % 1000:03d}Z",
+                correlation_id,
+                line.method.decode("ascii"),
+                path,
+                line.status,
+                round(line.seconds * 1000, 1),
+                self._worker,
+                line.user_id,
+                line.org_id,
+                line.api_key_id,
+                line.acting_for,
+                line.deployment_id,
+                line.tokens,
+                line.end,
+            )
+        )
 
 
 @lru_cache(maxsize=1024)
@@ -201,8 +238,8 @@ def shown_path(spelled: bytes) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _clean(path: str) -> str:
-    return _without_secrets(path)
+def _clean(spelled: bytes) -> str:
+    return _without_secrets(shown_path(spelled))
 
 
 @lru_cache(maxsize=2)

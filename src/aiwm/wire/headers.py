@@ -48,6 +48,8 @@ _NOT_FOR_PROVIDERS = _HOP_BY_HOP | {
     b"x-organization-id",
 }
 _FORWARDED = b"x-forwarded-"
+_SAY_NOTHING = frozenset({b"keep-alive", b"close"})
+"""What Connection says mostly: that is no name of a header."""
 
 _NOT_FOR_CLIENTS = _HOP_BY_HOP | {
     # Spoken of the provider's own origin, they would be believed of ours.
@@ -80,7 +82,7 @@ def request_lines(headers: Sequence[Header], first: Firsts, *, replaced: frozens
     """The caller's headers as lines for the provider; without those in `replaced`, which the target sets itself."""
     dropped = _without(replaced)
     if b"connection" in first:
-        dropped = _dropped(headers, dropped)
+        dropped = _dropped(headers, first, dropped)
     lines = [b"%b: %b\r\n" % header for header in headers if header[0] not in dropped]
     block = b"".join(lines)
     if _FORWARDED in block:
@@ -95,7 +97,7 @@ def answer_headers(headers: Sequence[Header], first: Firsts, *, secrets: Secrets
     """The provider's headers for the client, with the provider's key and other secrets masked wherever quoted."""
     dropped = _NOT_FOR_CLIENTS
     if b"connection" in first:
-        dropped = _dropped(headers, dropped)
+        dropped = _dropped(headers, first, dropped)
     kept = [header for header in headers if header[0] not in dropped]
     if not secrets or not quotes(b"\n".join(map(_value, kept)), secrets):
         return kept
@@ -107,9 +109,11 @@ def _without(replaced: frozenset[bytes]) -> frozenset[bytes]:
     return _NOT_FOR_PROVIDERS | replaced
 
 
-def _dropped(headers: Sequence[Header], always: frozenset[bytes]) -> frozenset[bytes]:
+def _dropped(headers: Sequence[Header], first: Firsts, always: frozenset[bytes]) -> frozenset[bytes]:
     """`always`, and what the sender itself calls hop-by-hop: the names its Connection headers list."""
+    if len(first) == len(headers) and first[b"connection"] in _SAY_NOTHING:
+        return always  # It is the only one of its name.
     for name, value in headers:
-        if name == b"connection" and value not in (b"keep-alive", b"close"):
+        if name == b"connection":
             always |= {token.strip() for token in value.lower().split(b",")}
     return always
