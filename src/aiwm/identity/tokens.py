@@ -1,8 +1,8 @@
 """Access tokens and API keys: what our tokens say, and who a credential says is calling.
 
-A credential that was verified once is known by the SHA-256 of all its bytes, so on the hot path it costs
-a digest, a look-up and a comparison. It is forgotten when it expires, when its session or key is revoked,
-and after five minutes at the latest, so that a key which is no longer good is noticed.
+A credential that was verified once is known by the SHA-256 of all its bytes, so it costs a digest, a look-up and a
+comparison; who keeps what is known of it is spared the first two. It is forgotten when it expires, when its session or
+key is revoked, and after five minutes at the latest, so that a key which is no longer good is noticed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
 
@@ -80,6 +81,15 @@ class TokenSigner:
         return self._key.published()
 
 
+@dataclass(slots=True)
+class Known:
+    """What a credential was found to say when it was verified."""
+
+    principal: Principal
+    until: int
+    """Milliseconds since the epoch: then it is to be verified again. 0 once it is forgotten."""
+
+
 class TokenVerifier:
     """Tells who is calling."""
 
@@ -101,18 +111,25 @@ class TokenVerifier:
         self._revocations = revocations
         self._clock = clock
         self._capacity = capacity
-        self._known: dict[bytes, tuple[int, Principal]] = {}
+        self._known: dict[bytes, Known] = {}
         self._uses: dict[str, int] = {}
         revocations.on_revoked(self._forget)
 
     def known(self, token: bytes) -> Principal | None:
         """The caller, if this very token was verified lately and is still good. Does no I/O and raises nothing."""
-        entry = self._known.get(sha256(token).digest())
-        if entry is None:
+        known = self.seen(token)
+        return None if known is None else self.holder(known)
+
+    def seen(self, token: bytes) -> Known | None:
+        """What is known of a token that was verified lately: who keeps it need not show the token again."""
+        return self._known.get(sha256(token).digest())
+
+    def holder(self, known: Known) -> Principal | None:
+        """The caller, if what was known is still good. Does no I/O and raises nothing."""
+        now = self._clock()
+        if now >= known.until:
             return None
-        now, (until, principal) = self._clock(), entry
-        if now >= until:
-            return None
+        principal = known.principal
         if principal.api_key_id is not None:
             self._uses[principal.api_key_id] = now
         return principal
@@ -143,9 +160,9 @@ class TokenVerifier:
         except Unavailable:
             # Known once, and nobody told of its end: a database that is away must not stop our callers.
             known = self._known.get(digest)
-            if known is None or self._clock() >= known[1].expires_at * 1000:
+            if known is None or self._clock() >= known.principal.expires_at * 1000:
                 raise
-            principal = known[1]
+            principal = known.principal
         else:
             if key is None or not key.is_good(self._clock):
                 raise Unauthorized
@@ -186,15 +203,19 @@ class TokenVerifier:
             raise Unauthorized
 
     def _remember(self, token: bytes, principal: Principal) -> None:
-        digest = sha256(token).digest()
-        if digest not in self._known and len(self._known) >= self._capacity:
-            del self._known[next(iter(self._known))]
-        self._known[digest] = (min(principal.expires_at * 1000, self._clock() + _CACHED_MS), principal)
+        digest, until = sha256(token).digest(), min(principal.expires_at * 1000, self._clock() + _CACHED_MS)
+        known = self._known.get(digest)
+        if known is not None:
+            known.principal, known.until = principal, until
+            return
+        if len(self._known) >= self._capacity:
+            self._known.pop(next(iter(self._known))).until = 0
+        self._known[digest] = Known(principal, until)
 
     def _forget(self, sessions: Collection[str]) -> None:
-        dead = [digest for digest, (_, principal) in self._known.items() if principal.session in sessions]
+        dead = [digest for digest, known in self._known.items() if known.principal.session in sessions]
         for digest in dead:
-            del self._known[digest]
+            self._known.pop(digest).until = 0
 
 
 class _Signature(jws.JWSRegistry):

@@ -31,6 +31,7 @@ from aiwm.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from aiwm.identity.tokens import Known
 from aiwm.metering.limits import Gate
 from aiwm.metering.meter import Book, Meter
 from aiwm.proxy.loans import Loan
@@ -50,6 +51,10 @@ ORGANIZATION_HEADER = b"x-organization-id"
 
 class Tokens(Protocol):
     def known(self, token: bytes) -> Principal | None: ...
+
+    def seen(self, token: bytes) -> Known | None: ...
+
+    def holder(self, known: Known) -> Principal | None: ...
 
     async def verify(self, token: bytes) -> Principal: ...
 
@@ -79,11 +84,9 @@ class Inference:
     async def __call__(self, call: Call, deployment: bytes, path: bytes) -> None:
         """`path` is the provider's, as the caller spelled it."""
         errand: _Errand | None = call.head.plan
-        token = _token(call) if errand is None else errand.token
-        caller = self._tokens.known(token) or await self._tokens.verify(token)
-        call.user_id, call.org_id, call.api_key_id = caller.user_id, caller.org_id, caller.api_key_id
-        if errand is None or errand.caller is not caller:
-            errand = call.head.plan = _Errand(token, caller, *_wanted(call, caller, deployment))
+        if errand is None or self._tokens.holder(errand.known) is not errand.caller:
+            errand = await self._errand(call, deployment)
+        _tell(call, errand.caller)
         call.acting_for, call.deployment_id = errand.acting_for, errand.deployment_id
         target = self._targets.reach(errand.deployment_id, errand.principal.org_id)
         if isinstance(target, Target):
@@ -190,6 +193,16 @@ class Inference:
             if meter.row is not None:
                 call.tokens, call.end = meter.row.usage.total_tokens, meter.row.end
 
+    async def _errand(self, call: Call, deployment: bytes) -> _Errand:
+        """Made anew. Raises MethodNotAllowed, Unauthorized, Unavailable, Forbidden, Invalid."""
+        token = _token(call)
+        caller = self._tokens.known(token) or await self._tokens.verify(token)
+        _tell(call, caller)
+        principal, acting_for, deployment_id = _wanted(call, caller, deployment)
+        known = self._tokens.seen(token) or Known(caller, until=0)  # Revoked in between: it holds for this once.
+        errand = call.head.plan = _Errand(known, caller, principal, acting_for, deployment_id)
+        return errand
+
     def _refuse_too_large(self, call: Call) -> None:
         """Before a byte of it is read, when the caller says how long it is."""
         if call.length is not None and call.length > self._max_body_bytes:
@@ -200,9 +213,10 @@ class Inference:
 class _Errand:
     """What the head of a request wants, and of whom: kept with the head, for when it comes again."""
 
-    token: bytes
+    known: Known
+    """What is known of the token that the head shows."""
     caller: Principal
-    """Whom the token named then. As long as it names the same, the rest is true."""
+    """Whom it named then. As long as it names the same, the rest is true."""
     principal: Principal
     """The caller, in the organization that it acts in."""
     acting_for: str | None
@@ -210,6 +224,11 @@ class _Errand:
     deployment_id: str
     route: Route | None = None
     """To the target of that time."""
+
+
+def _tell(call: Call, caller: Principal) -> None:
+    """For the line in the log, whatever becomes of the request."""
+    call.user_id, call.org_id, call.api_key_id = caller.user_id, caller.org_id, caller.api_key_id
 
 
 def _token(call: Call) -> bytes:

@@ -1,3 +1,4 @@
+import asyncio
 import base64
 import hmac
 import json
@@ -403,6 +404,52 @@ async def test_a_session_that_is_revoked_while_its_token_is_verified_does_not_ge
     await _refused(_verifier(Slow(RSA), revocations=revocations, clock=clock), _token(CLAIMS))
 
 
+async def test_what_is_known_of_a_token_names_its_holder_as_long_as_the_token_does() -> None:
+    clock, token = Clock(), _token(CLAIMS | {"exp": NOW + 400})
+    verifier = _verifier(clock=clock)
+    assert verifier.seen(token) is None
+    first = await verifier.verify(token)
+    known = verifier.seen(token)
+    assert known is not None
+    assert verifier.holder(known) is first
+
+    clock.seconds += 300
+    assert verifier.holder(known) is None
+    again = await verifier.verify(token)
+    assert verifier.holder(known) is again
+
+    clock.seconds += 100
+    assert verifier.holder(known) is None
+
+
+async def test_what_was_known_of_a_token_names_nobody_once_its_session_is_revoked() -> None:
+    clock = Clock()
+    revocations = Revocations(keep_seconds=3600, clock=clock)
+    verifier = _verifier(revocations=revocations, clock=clock)
+    token = _token(CLAIMS)
+    both = await asyncio.gather(verifier.verify(token), verifier.verify(token))
+    known = verifier.seen(token)
+    assert known is not None
+    assert verifier.holder(known) in both
+
+    revocations.revoke([SESSION])
+
+    assert verifier.holder(known) is None
+    assert verifier.seen(token) is None
+
+
+async def test_what_was_known_of_a_token_that_made_room_names_nobody() -> None:
+    verifier = _verifier(capacity=1)
+    token = _token(CLAIMS)
+    await verifier.verify(token)
+    known = verifier.seen(token)
+    assert known is not None
+
+    await verifier.verify(_token(CLAIMS | {"jti": "2"}))
+
+    assert verifier.holder(known) is None
+
+
 # --- API keys --------------------------------------------------------------------------------------------------
 
 
@@ -528,5 +575,10 @@ async def test_uses_of_keys_are_told_once_with_the_time_of_the_last() -> None:
     for _ in range(3):
         clock.seconds += 1
         verifier.known(keys.secret)
-
     assert verifier.take_uses() == {SESSION: (NOW + 3) * 1000}
+    known = verifier.seen(keys.secret)
+    assert known is not None
+    clock.seconds += 1
+    verifier.holder(known)
+
+    assert verifier.take_uses() == {SESSION: (NOW + 4) * 1000}
