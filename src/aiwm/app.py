@@ -61,7 +61,7 @@ from aiwm.metering.metrics import Metrics
 from aiwm.metering.prices import Prices
 from aiwm.metering.recorder import Recorder
 from aiwm.metering.worst_case import Ceilings
-from aiwm.proxy.handler import INFERENCE, Inference
+from aiwm.proxy.handler import Inference
 from aiwm.proxy.upstream import Upstream
 from aiwm.settings import LONGEST_TOKEN_SECONDS, Settings
 from aiwm.store.api_keys import ApiKeyStore
@@ -533,11 +533,7 @@ class _Planes:
         self._control = control
 
     async def __call__(self, call: Call) -> None:
-        match = INFERENCE.fullmatch(call.path)
-        if match is None:
-            await self._control(call)
-        else:
-            await self._inference(call, match[1], match[2] or b"")
+        await (self._inference if self._inference.takes(call) else self._control)(call)
 
 
 # -- parts that settings choose

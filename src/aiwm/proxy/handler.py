@@ -81,26 +81,29 @@ class Inference:
         self._clock = clock
         self._max_body_bytes = max_body_bytes
 
-    async def __call__(self, call: Call, deployment: bytes, path: bytes) -> None:
-        """`path` is the provider's, as the caller spelled it."""
+    def takes(self, call: Call) -> bool:
+        """Whether it is one of these."""
+        return call.head.plan is not None or _INFERENCE.fullmatch(call.path) is not None
+
+    async def __call__(self, call: Call) -> None:
         errand: _Errand | None = call.head.plan
         if errand is None or self._tokens.holder(errand.known) is not errand.caller:
-            errand = await self._errand(call, deployment)
+            errand = await self._errand(call)
         _tell(call, errand.caller)
         call.acting_for, call.deployment_id = errand.acting_for, errand.deployment_id
         target = self._targets.reach(errand.deployment_id, errand.principal.org_id)
         if isinstance(target, Target):
-            await self._ask(call, errand, path, target)
+            await self._ask(call, errand, target)
         else:
             async with Loan(target, call) as loan:
-                _require_open(path, loan.target)
-                await self._ask(call, errand, path, loan.target, loan)
+                _require_open(errand.path, loan.target)
+                await self._ask(call, errand, loan.target, loan)
 
-    async def _ask(self, call: Call, errand: _Errand, path: bytes, target: Target, loan: Loan | None = None) -> None:
+    async def _ask(self, call: Call, errand: _Errand, target: Target, loan: Loan | None = None) -> None:
         self._refuse_too_large(call)
         principal, route = errand.principal, errand.route
         if route is None or route.target is not target:
-            route = errand.route = Route(call.head, path, target)
+            route = errand.route = Route(call.head, errand.path, target)
         asked, asks_usage = route.asked, False
         body: bytes | AsyncIterator[bytes]
         match route.takes:
@@ -166,7 +169,7 @@ class Inference:
                     if loan is None or not isinstance(body, bytes) or not await loan.elsewhere(error):
                         raise
                     target = loan.target
-                    route = Route(call.head, path, target)
+                    route = Route(call.head, errand.path, target)
             try:
                 if response.status >= 300:
                     call.discard()  # A refusal: the provider reads no more of the body.
@@ -193,14 +196,16 @@ class Inference:
             if meter.row is not None:
                 call.tokens, call.end = meter.row.usage.total_tokens, meter.row.end
 
-    async def _errand(self, call: Call, deployment: bytes) -> _Errand:
+    async def _errand(self, call: Call) -> _Errand:
         """Made anew. Raises MethodNotAllowed, Unauthorized, Unavailable, Forbidden, Invalid."""
         token = _token(call)
         caller = self._tokens.known(token) or await self._tokens.verify(token)
         _tell(call, caller)
-        principal, acting_for, deployment_id = _wanted(call, caller, deployment)
+        place = _INFERENCE.fullmatch(call.path)
+        assert place is not None  # noqa: S101 - else nobody would have asked us
+        principal, acting_for, deployment_id = _wanted(call, caller, place[1])
         known = self._tokens.seen(token) or Known(caller, until=0)  # Revoked in between: it holds for this once.
-        errand = call.head.plan = _Errand(known, caller, principal, acting_for, deployment_id)
+        errand = call.head.plan = _Errand(known, caller, principal, acting_for, deployment_id, place[2] or b"")
         return errand
 
     def _refuse_too_large(self, call: Call) -> None:
@@ -222,6 +227,8 @@ class _Errand:
     acting_for: str | None
     """That organization, if it is not the caller's own."""
     deployment_id: str
+    path: bytes
+    """The provider's, as the caller spelled it."""
     route: Route | None = None
     """To the target of that time."""
 
@@ -339,7 +346,7 @@ def _end(error: BaseException) -> End:
             return End.GATEWAY_DIED
 
 
-INFERENCE = re.compile(rb"/deployments/([^/]+)/inference(?:/(.*))?", re.DOTALL)
+_INFERENCE = re.compile(rb"/deployments/([^/]+)/inference(?:/(.*))?", re.DOTALL)
 """The paths that go to providers: the deployment's id, and the provider's path as the caller spelled it."""
 
 
