@@ -83,7 +83,7 @@ class Inference:
 
     def takes(self, call: Call) -> bool:
         """Whether it is one of these."""
-        return call.head.plan is not None or _INFERENCE.fullmatch(call.path) is not None
+        return call.head.plan is not None or INFERENCE.fullmatch(call.path) is not None
 
     async def __call__(self, call: Call) -> None:
         errand: _Errand | None = call.head.plan
@@ -201,7 +201,7 @@ class Inference:
         token = _token(call)
         caller = self._tokens.known(token) or await self._tokens.verify(token)
         _tell(call, caller)
-        place = _INFERENCE.fullmatch(call.path)
+        place = INFERENCE.fullmatch(call.path)
         assert place is not None  # noqa: S101 - else nobody would have asked us
         principal, acting_for, deployment_id = _wanted(call, caller, place[1])
         known = self._tokens.seen(token) or Known(caller, until=0)  # Revoked in between: it holds for this once.
@@ -346,7 +346,7 @@ def _end(error: BaseException) -> End:
             return End.GATEWAY_DIED
 
 
-_INFERENCE = re.compile(rb"/deployments/([^/]+)/inference(?:/(.*))?", re.DOTALL)
+INFERENCE = re.compile(rb"/deployments/([^/]+)/inference(?:/(.*))?", re.DOTALL)
 """The paths that go to providers: the deployment's id, and the provider's path as the caller spelled it."""
 
 
