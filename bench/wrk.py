@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from bench.processes import BenchError
 
@@ -30,8 +31,7 @@ local requests, at = {{}}, 0
 function init(arguments)
   for line in io.lines({file}) do
     local path, token = line:match("(%S+) (%S+)")
-    wrk.headers["authorization"] = "Bearer " .. token
-    requests[#requests + 1] = wrk.format(nil, path)
+    requests[#requests + 1] = "POST " .. path .. {before_token} .. token .. {after_token}
   end
   math.randomseed(os.time())
 end
@@ -78,7 +78,7 @@ def run(
         raise BenchError("wrk is missing. On Debian: apt-get install nginx-light wrk")
     script = folder / "wrk.lua"
     lines = "\n".join(f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}" for name, value in headers.items())
-    rest = "" if crowd is None else _many(folder, crowd)
+    rest = "" if crowd is None else _many(folder, url, headers, body, crowd)
     script.write_text(_SCRIPT.format(body=json.dumps(body.decode()), headers=lines, rest=rest))
     command = [program, "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(script), url]
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=False)
@@ -96,7 +96,14 @@ def run(
     )
 
 
-def _many(folder: Path, crowd: Crowd) -> str:
+def _many(folder: Path, url: str, headers: Mapping[str, str], body: bytes, crowd: Crowd) -> str:
+    """Written out, because wrk puts its headers into another order each time it runs, which no program does."""
     file = folder / "crowd.txt"
     file.write_text("".join(f"{path} {token}\n" for path, token in crowd.members))
-    return _MANY.format(file=json.dumps(str(file)), at=_IN_TURN if crowd.in_turn else _AT_RANDOM)
+    others = "".join(f"{name}: {value}\r\n" for name, value in headers.items() if name.lower() != "authorization")
+    return _MANY.format(
+        file=json.dumps(str(file)),
+        before_token=json.dumps(f" HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nauthorization: Bearer "),
+        after_token=json.dumps(f"\r\n{others}Content-Length: {len(body)}\r\n\r\n{body.decode()}"),
+        at=_IN_TURN if crowd.in_turn else _AT_RANDOM,
+    )
