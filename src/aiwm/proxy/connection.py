@@ -23,9 +23,9 @@ from typing import Protocol, cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from aiwm.errors import AnswerBroken, UpstreamTimeout, UpstreamUnreachable
+from aiwm.web.outbox import Outbox
 from aiwm.wire.headers import Header
 from aiwm.wire.origins import Origin, Timeouts
-from aiwm.wire.outbox import Outbox
 
 HIGH_WATER = 256 * 1024
 """Bytes of an answer that may wait for a slow client before the provider is held back."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from aiwm.proxy.connection import Connection
+from aiwm.web.outbox import Outbox
 from aiwm.wire.origins import Origin
-from aiwm.wire.outbox import Outbox
 
 
 class Pool:

@@ -31,8 +31,8 @@ from aiwm.errors import AiwmError, Invalid, RequestTimeout
 from aiwm.web.call import STATUS_LINES, Application, Call
 from aiwm.web.errors import render
 from aiwm.web.head import Head, Heads
+from aiwm.web.outbox import Outbox
 from aiwm.wire.headers import Header
-from aiwm.wire.outbox import Outbox
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of one request, its target included."""

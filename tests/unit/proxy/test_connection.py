@@ -17,8 +17,8 @@ from aiwm.proxy.connection import (
     Connection,
     UpstreamResponse,
 )
+from aiwm.web.outbox import Outbox
 from aiwm.wire.origins import Origin, Timeouts
-from aiwm.wire.outbox import Outbox
 
 TIMEOUTS = Timeouts(connect=5, first_byte=5, idle=5)
 

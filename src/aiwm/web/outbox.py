@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 _ALONE_SECONDS = 0.001
 """What comes so long after the one before it goes out at once: there is nothing to wait for."""
+_LARGE = 16 * 1024
+"""To copy this takes longer than to wake somebody, and a transport that is full says so only when it is written to."""
 
 
 class Outbox:
@@ -27,13 +29,17 @@ class Outbox:
 
     def write(self, transport: asyncio.WriteTransport, data: bytes) -> None:
         now = self._clock()
-        before, self._last = self._last, now
-        if not self._waiting:
-            if now - before >= _ALONE_SECONDS:
-                transport.write(data)
-                return
-            asyncio.get_running_loop().call_soon(self.flush)
-        self._waiting.append((transport, data))
+        at_once = now - self._last >= _ALONE_SECONDS
+        self._last = now
+        if len(data) > _LARGE:
+            self.flush()
+            at_once = True
+        if self._waiting or not at_once:
+            if not self._waiting:
+                asyncio.get_running_loop().call_soon(self.flush)
+            self._waiting.append((transport, data))
+        else:
+            transport.write(data)
 
     def flush(self) -> None:
         """Sends what waits. To be called before anything else is done with a transport that may have something here."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from aiwm.wire.outbox import Outbox
+from aiwm.web.outbox import Outbox
 
 
 class Clock:
@@ -59,6 +59,19 @@ async def test_what_comes_late_does_not_overtake_what_waits():
     assert sent == [b"1"]
     await asyncio.sleep(0)
     assert sent == [b"1", b"2", b"3"]
+
+
+async def test_what_is_large_goes_out_at_once_behind_what_waits_so_that_a_full_transport_can_say_so():
+    sent: list[bytes] = []
+    outbox, transport = Outbox(Clock()), FakeTransport(sent)
+    small, large = [b"1", b"2"], b"3" * 20_000
+    for data in (*small, large):
+        outbox.write(transport, data)
+    assert sent == [*small, large]
+    outbox.write(transport, b"4")
+    assert sent == [*small, large]
+    await asyncio.sleep(0)
+    assert sent == [*small, large, b"4"]
 
 
 async def test_what_waits_can_be_sent_before_a_transport_is_closed_and_is_sent_once():
