@@ -88,14 +88,14 @@ async def transaction(engine: Engine, **options: Any) -> AsyncIterator[AsyncConn
         await greenlet_spawn(sync.commit)
     finally:
         # It rolls back what is not committed.
-        await _to_its_end(greenlet_spawn(sync.close))
+        await to_its_end(greenlet_spawn(sync.close))
 
 
 async def dispose(engine: Engine) -> None:
     await greenlet_spawn(engine.dispose)
 
 
-async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+async def to_its_end(work: Coroutine[Any, Any, None]) -> None:
     """Who waits for it and is cancelled leaves when it is done: a connection goes back to the pool whole."""
     task = asyncio.create_task(work)
     cancelled: asyncio.CancelledError | None = None

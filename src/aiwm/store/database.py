@@ -26,7 +26,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from aiwm.errors import StartError, Unavailable
 from aiwm.logs import Log
 from aiwm.store import migrations
-from aiwm.store.connection import AsyncConnection, dispose, transaction
+from aiwm.store.connection import AsyncConnection, dispose, to_its_end, transaction
 from aiwm.store.tables import metadata
 
 BUSY_SECONDS = 5
@@ -137,6 +137,10 @@ class Database:
             return await connection.run_sync(lambda sync: migrations.differences(sync, metadata))
 
     async def aclose(self) -> None:
+        """All of it, even if who waits for it is cancelled."""
+        await to_its_end(self._close())
+
+    async def _close(self) -> None:
         for thread in (self._reader, self._writer):
             if thread is not None:
                 await thread.aclose()

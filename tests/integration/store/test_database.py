@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sqlite3
 import stat
 from contextlib import closing
@@ -121,6 +122,24 @@ async def test_a_transaction_that_is_cancelled_at_any_moment_leaves_nothing_to_b
             break
         await asyncio.wait((task,))
         assert asyncio.all_tasks() <= {mine}, moment
+        moment += 1
+    assert moment > 10
+
+
+async def test_a_database_whose_closing_is_cancelled_is_closed(tmp_path: Path) -> None:
+    """What nobody closes is told when it is collected, and warnings are errors here."""
+    moment, cancelled = 1, True  # Before that it has not begun.
+    while cancelled:
+        database = Database(f"sqlite+aiosqlite:///{tmp_path / 'new.db'}")
+        async with database.reading() as connection:
+            await connection.scalar(text("SELECT 1"))
+        task = asyncio.create_task(database.aclose())
+        for _ in range(moment):
+            await asyncio.sleep(0)
+        cancelled = task.cancel()
+        await asyncio.wait((task,))
+        del database, connection, task
+        gc.collect()
         moment += 1
     assert moment > 10
 
