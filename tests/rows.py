@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from aiwm.domain.usage import End, Source, Usage, UsageRow
+from aiwm.metering.subject import Begun, Subject
 
 
 def opening(number: int) -> UsageRow:
@@ -29,6 +30,12 @@ def opening(number: int) -> UsageRow:
         usage=Usage(),
         raw_usage=None,
     )
+
+
+def begun(number: int) -> tuple[Subject, Begun]:
+    """What `opening` is made of when a request goes out."""
+    row = opening(number)
+    return Subject(row), Begun(row.request_id, row.correlation_id, row.started_at)
 
 
 def closing(number: int) -> UsageRow:

@@ -120,6 +120,8 @@ class Program:
     signer: TokenSigner | None
     admin_password: str | None
     """Only at the first start, when nobody chose one: to be shown once."""
+    write_books: Callable[[], None]
+    """To be called before anything is sent to callers: what they are sent is booked."""
     whole: Awaitable[None]
     """Done when the control plane is made too; who calls it before waits."""
 
@@ -257,6 +259,10 @@ async def running(
             journal.settled(rows)
 
         recorder = Recorder(save)
+        metrics = Metrics(
+            waiting=lambda: recorder.waiting, failing=lambda: journal.failing, refused=lambda: limiter.refused
+        )
+        book = Book(journal, recorder, metrics)
 
         async def recovered() -> None:
             """What processes left that died is moved into the ledger."""
@@ -269,13 +275,10 @@ async def running(
 
         async def settled() -> None:
             """Every answer that was given, by whichever worker, is in the ledger."""
-            await asyncio.gather(recorder.flush(), siblings.ask("flush"))
+            await asyncio.gather(book.flush(), siblings.ask("flush"))
             if await siblings.deaths():
                 await recovered()
 
-        metrics = Metrics(
-            waiting=lambda: recorder.waiting, failing=lambda: journal.failing, refused=lambda: limiter.refused
-        )
         downloads = Downloads(
             store=model_store,
             hub=Hub(settings.effective_model_dir, variable=variable),
@@ -330,7 +333,7 @@ async def running(
             recovered=recovered,
         )
         # Heard from here on, and read after it: nothing that changes falls in between.
-        await siblings.join({**hearing.words, "flush": recorder.flush, "tally": metrics.tally, "ready": ready})
+        await siblings.join({**hearing.words, "flush": book.flush, "tally": metrics.tally, "ready": ready})
         await revocations.refresh(revoked_since)
         if siblings.leads:
             await nodes.enroll()
@@ -391,7 +394,7 @@ async def running(
             _journaling(journal),
             _background(watch(recovered)),
             _background(limits.watch(counts=siblings.leads)),
-            _recording(recorder),
+            _recording(book, recorder),
             _background(revocations.watch(revoked_since)),
             _background(api_keys.watch_uses()),
             _background(
@@ -405,13 +408,14 @@ async def running(
                 tokens=verifier,
                 targets=table,
                 upstream=upstream,
-                book=Book(journal, recorder, metrics),
+                book=book,
                 gate=limiter,
                 clock=clock,
                 max_body_bytes=settings.max_body_bytes,
             )
             yield Program(
                 gateway=Front(_Planes(inference, control), hosts=hosts, log=log),
+                write_books=book.write,
                 identity=None if identity is None else Front(identity, hosts=hosts, log=log),
                 models=models,
                 deployments=deployments,
@@ -691,13 +695,13 @@ async def _recovered(recovered: Callable[[], Awaitable[None]]) -> None:
 
 
 @asynccontextmanager
-async def _recording(recorder: Recorder) -> AsyncIterator[None]:
+async def _recording(book: Book, recorder: Recorder) -> AsyncIterator[None]:
     """The recorder at work; what is recorded is in the ledger when this ends, unless the database stays away."""
     async with _background(recorder.run()):
         try:
             yield
         finally:
             try:
-                await recorder.flush()
+                await book.flush()
             except Unavailable:
                 _log.warning("the database is away: rows wait in the journal for the next start", rows=recorder.waiting)

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, MutableMapping
 from functools import lru_cache
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -122,6 +122,17 @@ def _printable(words: str) -> str:
     return words if words.isprintable() else repr(words)
 
 
+class Outcome(Protocol):
+    """Of a request that went to a provider. It may be asked for a moment after the end, when it costs least."""
+
+    @property
+    def tokens(self) -> int | None: ...
+
+    @property
+    def end(self) -> str | None:
+        """How the answer ended; None if the provider was never reached."""
+
+
 class RequestLine(msgspec.Struct, frozen=True, gc=False):
     """What is known of a request that has ended. It has no query and no headers: both can hold keys."""
 
@@ -136,18 +147,29 @@ class RequestLine(msgspec.Struct, frozen=True, gc=False):
     api_key_id: str | None = None
     acting_for: str | None = None
     deployment_id: str | None = None
-    tokens: int | None = None
-    end: str | None = None
+    outcome: Outcome | None = None
+    failure: str | None = None
+    """Why there was no whole answer, if there was none."""
+
+    @property
+    def tokens(self) -> int | None:
+        return None if self.outcome is None else self.outcome.tokens
+
+    @property
+    def end(self) -> str | None:
+        return self.failure if self.outcome is None else self.outcome.end or self.failure
 
     def told(self) -> dict[str, Any]:
         """By name, without what is not known."""
-        line = {name: value for name, value in asdict(self).items() if value is not None}
-        del line["seconds"]
-        return line | {
+        line = asdict(self) | {
             "method": self.method.decode("ascii"),
             "path": shown_path(self.path),
+            "tokens": self.tokens,
+            "end": self.end,
             "ms": round(self.seconds * 1000, 1),
         }
+        del line["seconds"], line["outcome"], line["failure"]
+        return {name: value for name, value in line.items() if value is not None}
 
 
 def request_log(*, level: str, as_json: bool, worker: int | None = None) -> Callable[[RequestLine], None]:

@@ -37,6 +37,10 @@ class Server:
         self.interrupted = False
         """Whether it was a person at the keyboard who stopped it."""
 
+    def before_sending(self, work: Callable[[], object]) -> None:
+        """`work` is done each time before anything is sent to callers."""
+        self._crowd.outbox.first = work
+
     @property
     def draining(self) -> bool:
         return self._stopped.is_set()

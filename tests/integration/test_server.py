@@ -533,3 +533,18 @@ def test_a_listener_hears_at_once() -> None:
     """Two programs could both bind an address that neither listens on."""
     with bind("127.0.0.1", 0, "AIWM_PORT") as listener:
         assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+
+
+async def test_what_is_to_be_done_before_anything_is_sent_is_done_for_each_answer() -> None:
+    done: list[bool] = []
+    with bound({"only": ("127.0.0.1", 0, "AIWM_PORT")}) as listeners:
+        number = listeners["only"].getsockname()[1]
+        server = Server({number: _app}, drain_seconds=0)
+        server.before_sending(lambda: done.append(True))
+        running = asyncio.create_task(server.run_on(list(listeners.values())))
+        for times in (1, 2):
+            answer = await _exchange(number, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert len(done) >= times
+        server.stop()
+        await running

@@ -116,7 +116,6 @@ SEEN_THROUGH = {
     "errors.py": "unit/web/test_errors.py",
     "iam/organizations.py": "integration/api/test_bad_input.py",
     "iam/users.py": "integration/api/test_bad_input.py",
-    "metering/book.py": "integration/metering/test_journal.py",
     "metering/metrics.py": "acceptance/test_serve.py",
     "metering/price_list.py": "unit/metering/test_prices.py",
     "proxy/dialing.py": "integration/proxy/test_upstream.py",

@@ -72,6 +72,7 @@ async def _work(settings: Settings, listeners: Mapping[str, socket.socket], *, d
         ) as program,
     ):
         applications[ports["gateway"]] = program.gateway
+        server.before_sending(program.write_books)
         if program.identity is not None and "identity" in ports:
             applications[ports["identity"]] = program.identity
         if demo:

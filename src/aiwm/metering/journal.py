@@ -19,7 +19,7 @@ import fcntl
 import mmap
 import os
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from zlib import crc32
 
@@ -28,6 +28,7 @@ import msgspec
 from aiwm.domain.usage import UsageRow
 from aiwm.errors import StartError, Unavailable
 from aiwm.logs import Log
+from aiwm.metering.subject import Begun, Subject
 
 _SUFFIX = ".journal"
 _SEGMENT_BYTES = 4 * 1024 * 1024
@@ -70,12 +71,12 @@ class _Segment:
         self.unsettled: set[str] = set()
         """Requests with a line in here that the ledger does not have yet."""
 
-    def append(self, line: bytes, *, opening: bool) -> bool:
-        """False when there is no room for it."""
-        end = self.size + len(line)
+    def append(self, lines: bytes, *, opening: bool) -> bool:
+        """False when there is no room for them."""
+        end = self.size + len(lines)
         if end > (self._room_to_open if opening else self._room):
             return False
-        self._map[self.size : end] = line
+        self._map[self.size : end] = lines
         self.size = end
         return True
 
@@ -108,27 +109,32 @@ class Journal:
         self.failing = False
         """Whether the last line could not be written. Requests are refused until one can be."""
 
-    def opened(self, row: UsageRow) -> None:
+    def opened(self, subject: Subject, begun: Begun) -> None:
         """Before a request goes out. Raises Unavailable when it can't be booked: then it must not go out."""
-        if not self._append(b"O", row, opening=True):
+        if not self._append(_line(b"O", subject.opening(begun)), (begun.request_id,), opening=True):
             raise Unavailable(
                 "The journal can't be written, so the request would not be booked; the operator must make room"
             )
 
-    def closed(self, row: UsageRow) -> None:
-        """Before the caller gets the last byte. When it can't be written, the row is still on its way to the ledger."""
-        self._append(b"C", row, opening=False)
+    def closed(self, rows: Sequence[UsageRow]) -> None:
+        """Before their callers get the last byte. When they can't be written, the ledger still gets them."""
+        lines = [_line(b"C", _encode(row)) for row in rows]
+        ids = [row.request_id for row in rows]
+        if not self._append(b"".join(lines), ids, opening=False):
+            # On a full disk there may be room for some.
+            for line, id_ in zip(lines, ids, strict=True):
+                self._append(line, (id_,), opening=False)
 
     def settled(self, rows: Sequence[UsageRow]) -> None:
         """The ledger has these rows: files that hold nothing else are removed."""
-        for row in rows:
-            for segment in (self._current, *self._older):
-                segment.unsettled.discard(row.request_id)
+        ids = [row.request_id for row in rows]
+        for segment in (self._current, *self._older):
+            segment.unsettled.difference_update(ids)
         for segment in [segment for segment in self._older if not segment.unsettled]:
             self._older.remove(segment)
             self._dirty.pop(segment, None)
             segment.remove()
-        self._current.append(_line(b"S", [row.request_id for row in rows]), opening=True)
+        self._current.append(_line(b"S", _encode(ids)), opening=True)
 
     async def run(self) -> None:
         """Makes lines durable, until cancelled."""
@@ -157,19 +163,19 @@ class Journal:
             else:
                 segment.remove()
 
-    def _append(self, kind: bytes, row: UsageRow, *, opening: bool) -> bool:
-        line = _line(kind, row)
+    def _append(self, lines: bytes, ids: Iterable[str], *, opening: bool) -> bool:
+        """False when they can't be written. `ids` are those of their requests."""
         try:
             segment = self._current
-            if not segment.append(line, opening=opening):
-                segment = self._turned(len(line))
-                segment.append(line, opening=opening)
+            if not segment.append(lines, opening=opening):
+                segment = self._turned(len(lines))
+                segment.append(lines, opening=opening)
             if not self._fsync_seconds:
                 os.fsync(segment.descriptor)
         except OSError as error:
             self._fails(error)
             return False
-        segment.unsettled.add(row.request_id)
+        segment.unsettled.update(ids)
         if segment not in self._dirty:
             self._dirty[segment] = None
             self._any_dirty.set()
@@ -195,8 +201,8 @@ class Journal:
         self.failing = True
 
 
-def _line(kind: bytes, what: UsageRow | Sequence[str]) -> bytes:
-    text = kind + b" " + _encode(what)
+def _line(kind: bytes, said: bytes) -> bytes:
+    text = kind + b" " + said
     return b"%08x %b\n" % (crc32(text), text)
 
 

@@ -70,8 +70,8 @@ class Metrics:
         self._providers: dict[str, _Provider] = {}
         self._new: list[UsageRow] = []
 
-    def observe(self, row: UsageRow) -> None:
-        self._new.append(row)
+    def observe(self, rows: Sequence[UsageRow]) -> None:
+        self._new += rows
         if len(self._new) >= _TOGETHER:
             self._count_new()
 

@@ -50,10 +50,10 @@ class Recorder:
         """Rows that are not in the ledger yet."""
         return self._taken + len(self._pending) - self._saved
 
-    def record(self, row: UsageRow) -> None:
+    def record(self, rows: Sequence[UsageRow]) -> None:
         if not self._pending:
             self._work.set()
-        self._pending.append(row)
+        self._pending += rows
 
     async def flush(self) -> None:
         """Raises Unavailable when the database does not take the rows in time."""

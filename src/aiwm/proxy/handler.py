@@ -130,11 +130,10 @@ class Inference:
                 body = await call.stream(max_bytes=self._max_body_bytes)
         length, chunked = framing(call.head, call.length, body)
         meter = Meter(
-            target,
-            principal,
+            target.provider,
+            route.subject(principal, asked),
             request_id=call.request_id,
             correlation_id=call.correlation_id,
-            asked=asked,
             body=body if isinstance(body, bytes) else b"",
             book=self._book,
             clock=self._clock,
@@ -193,8 +192,7 @@ class Inference:
             call.on_gone = None
             if passed is not None:
                 passed.leave(meter.row)
-            if meter.row is not None:
-                call.tokens, call.end = meter.row.usage.total_tokens, meter.row.end
+            call.outcome = meter
 
     async def _errand(self, call: Call) -> _Errand:
         """Made anew. Raises MethodNotAllowed, Unauthorized, Unavailable, Forbidden, Invalid."""

@@ -12,7 +12,9 @@ from enum import Enum, auto
 from functools import lru_cache
 from urllib.parse import quote, unquote_to_bytes
 
+from aiwm.domain.users import Principal
 from aiwm.errors import Invalid
+from aiwm.metering.subject import Subject
 from aiwm.targets import Target
 from aiwm.web.head import Head
 from aiwm.wire.headers import Firsts, request_lines
@@ -39,7 +41,7 @@ class Takes(Enum):
 class Route:
     """Raises Invalid for a path or a header that is not passed on, or a model in the path that is not allowed."""
 
-    __slots__ = ("_defaults", "_head", "_path", "asked", "stream_usage", "takes", "target")
+    __slots__ = ("_asked_last", "_defaults", "_head", "_path", "_subject", "asked", "stream_usage", "takes", "target")
 
     def __init__(self, head: Head, path: bytes, target: Target) -> None:
         """`path` is the provider's, as the caller spelled it."""
@@ -55,6 +57,14 @@ class Route:
         self._head = head
         self._path = path
         self._defaults = self._lines(readable=False)
+        self._subject: Subject | None = None
+        self._asked_last: str | None = None
+
+    def subject(self, principal: Principal, asked: str | None) -> Subject:
+        """Of the requests that go this way: all are of the same caller, and most ask for the same model."""
+        if self._subject is None or asked != self._asked_last:
+            self._subject, self._asked_last = Subject.of(self.target, principal, asked), asked
+        return self._subject
 
     def lines(self, *, readable: bool) -> bytes:
         """Request line and headers for the provider, all but how long the body is.

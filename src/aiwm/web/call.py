@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Any, Protocol
 
 from aiwm.errors import BodyTooLarge, ClientGone
+from aiwm.logs import Outcome
 from aiwm.web.head import Head
 from aiwm.wire.headers import Header, firsts
 
@@ -69,8 +70,10 @@ class Call:
     acting_for: str | None = None
     """The organization a universe.owner acts in with X-Organization-Id, when it is not its own."""
     deployment_id: str | None = None
-    tokens: int | None = None
-    end: str | None = None
+    outcome: Outcome | None = None
+    """Of a call that went to a provider."""
+    failure: str | None = None
+    """Why there is no whole answer, if there is none."""
 
     _version = "1.1"
     _expects_continue = False

@@ -49,7 +49,7 @@ class Front:
         if error is not exc:
             _log.exception("unexpected error", correlation_id=call.correlation_id, path=shown_path(call.path))
         if isinstance(error, ClientGone) or (call.begun and isinstance(error, AnswerBroken)):
-            call.end = call.end or str(error)
+            call.failure = str(error)
         elif not call.begun:
             status, headers, body = render(
                 error, path=unquote(call.path.decode("ascii")), correlation_id=call.correlation_id
@@ -70,6 +70,6 @@ def _line(call: Call, seconds: float) -> RequestLine:
         call.api_key_id,
         call.acting_for,
         call.deployment_id,
-        call.tokens,
-        call.end,
+        call.outcome,
+        call.failure,
     )

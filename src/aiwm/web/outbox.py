@@ -19,10 +19,12 @@ _LARGE = 16 * 1024
 class Outbox:
     """For the transports of one loop. What one of them is given stays in order as long as all goes through here."""
 
-    __slots__ = ("_clock", "_last", "_waiting")
+    __slots__ = ("_clock", "_last", "_waiting", "first")
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         """`clock` counts seconds."""
+        self.first: Callable[[], object] = _nothing
+        """Done each time before anything is sent."""
         self._clock = clock
         self._last = -_ALONE_SECONDS
         self._waiting: list[tuple[asyncio.WriteTransport, bytes]] = []
@@ -39,11 +41,17 @@ class Outbox:
                 asyncio.get_running_loop().call_soon(self.flush)
             self._waiting.append((transport, data))
         else:
+            self.first()
             transport.write(data)
 
     def flush(self) -> None:
         """Sends what waits. To be called before anything else is done with a transport that may have something here."""
+        self.first()
         waiting, self._waiting = self._waiting, []
         for transport, data in waiting:
             if not transport.is_closing():
                 transport.write(data)
+
+
+def _nothing() -> None:
+    pass

@@ -22,7 +22,7 @@ from aiwm.domain.usage import End, UsageRow
 from aiwm.errors import StartError, Unavailable
 from aiwm.metering.journal import Journal, recover, watch
 from patience import PATIENCE
-from rows import closing, opening
+from rows import begun, closing, opening
 
 
 class Ledger:
@@ -54,8 +54,8 @@ def files(folder: Path) -> list[Path]:
 async def test_what_a_dead_process_left_is_moved_into_the_ledger_and_its_files_are_removed(tmp_path: Path) -> None:
     ours = journal(tmp_path)
     for number in (1, 2, 3):
-        ours.opened(opening(number))
-    ours.closed(closing(2))
+        ours.opened(*begun(number))
+    ours.closed([closing(2)])
     died(ours)
     ledger = Ledger()
     assert await recover(tmp_path, ledger.save) == 3
@@ -66,9 +66,9 @@ async def test_what_a_dead_process_left_is_moved_into_the_ledger_and_its_files_a
 
 async def test_an_answer_opened_in_one_file_and_closed_in_the_next_is_complete(tmp_path: Path) -> None:
     ours = journal(tmp_path, segment_bytes=1)
-    ours.opened(opening(1))
-    ours.opened(opening(2))
-    ours.closed(closing(1))
+    ours.opened(*begun(1))
+    ours.opened(*begun(2))
+    ours.closed([closing(1)])
     assert len(files(tmp_path)) == 3
     died(ours)
     ledger = Ledger()
@@ -79,7 +79,7 @@ async def test_an_answer_opened_in_one_file_and_closed_in_the_next_is_complete(t
 
 async def test_the_journal_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
     ours = journal(tmp_path)
-    ours.opened(opening(1))
+    ours.opened(*begun(1))
     ledger = Ledger()
     assert await recover(tmp_path, ledger.save) == 0
     assert len(files(tmp_path)) == 1
@@ -88,7 +88,7 @@ async def test_the_journal_of_a_living_process_is_left_alone(tmp_path: Path) -> 
 
 async def test_a_ledger_that_is_away_leaves_the_files_for_the_next_time(tmp_path: Path) -> None:
     ours = journal(tmp_path)
-    ours.opened(opening(1))
+    ours.opened(*begun(1))
     died(ours)
     ledger = Ledger()
     ledger.away = True
@@ -100,13 +100,13 @@ async def test_a_ledger_that_is_away_leaves_the_files_for_the_next_time(tmp_path
 
 async def test_a_journal_that_is_settled_leaves_no_file_and_one_that_is_not_does(tmp_path: Path) -> None:
     ours = journal(tmp_path)
-    ours.opened(opening(1))
-    ours.closed(closing(1))
+    ours.opened(*begun(1))
+    ours.closed([closing(1)])
     ours.settled([closing(1)])
     ours.close()
     assert files(tmp_path) == []
     another = journal(tmp_path)
-    another.opened(opening(2))
+    another.opened(*begun(2))
     another.close()
     ledger = Ledger()
     assert await recover(tmp_path, ledger.save) == 1
@@ -115,8 +115,8 @@ async def test_a_journal_that_is_settled_leaves_no_file_and_one_that_is_not_does
 async def test_old_files_go_when_the_ledger_has_all_of_their_rows(tmp_path: Path) -> None:
     ours = journal(tmp_path, segment_bytes=1)
     for number in range(1, 6):
-        ours.opened(opening(number))
-        ours.closed(closing(number))
+        ours.opened(*begun(number))
+        ours.closed([closing(number)])
     assert len(files(tmp_path)) == 10
     ours.settled([closing(number) for number in range(1, 6)])
     assert len(files(tmp_path)) == 1
@@ -130,7 +130,7 @@ async def test_a_file_that_ends_anywhere_loses_nothing_but_the_line_it_ends_in(
 ) -> None:
     ours = journal(tmp_path)
     for number in range(1, 5):
-        ours.opened(opening(number))
+        ours.opened(*begun(number))
     died(ours)
     [path] = files(tmp_path)
     whole = path.read_bytes().rstrip(b"\0")
@@ -145,7 +145,7 @@ async def test_a_file_that_ends_anywhere_loses_nothing_but_the_line_it_ends_in(
 async def test_a_damaged_byte_costs_the_lines_it_touches_and_no_other(tmp_path: Path, data: st.DataObject) -> None:
     ours = journal(tmp_path)
     for number in range(1, 5):
-        ours.opened(opening(number))
+        ours.opened(*begun(number))
     died(ours)
     [path] = files(tmp_path)
     damaged = bytearray(path.read_bytes().rstrip(b"\0"))
@@ -160,7 +160,7 @@ async def test_a_damaged_byte_costs_the_lines_it_touches_and_no_other(tmp_path: 
 _FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from rows import opening
+from rows import begun
 from aiwm.errors import Unavailable
 from aiwm.metering.journal import Journal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -169,13 +169,13 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
 written = refused = 0
 for number in range(1, 20):
     try:
-        journal.opened(opening(number))
+        journal.opened(*begun(number))
         written += 1
     except Unavailable:
         refused += 1
 assert journal.failing
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-journal.opened(opening(100))
+journal.opened(*begun(100))
 assert not journal.failing
 print(written, refused, flush=True)
 signal.pause()
@@ -202,10 +202,10 @@ async def test_what_the_ledger_had_before_the_end_is_not_moved_again(tmp_path: P
     # It may have been let go since, by age: its sums would be counted twice.
     ours = journal(tmp_path)
     for number in (1, 2, 3):
-        ours.opened(opening(number))
-        ours.closed(closing(number))
+        ours.opened(*begun(number))
+        ours.closed([closing(number)])
     ours.settled([closing(1), closing(3)])
-    ours.opened(opening(4))
+    ours.opened(*begun(4))
     died(ours)
     ledger = Ledger()
     assert await recover(tmp_path, ledger.save) == 2
@@ -215,11 +215,11 @@ async def test_what_the_ledger_had_before_the_end_is_not_moved_again(tmp_path: P
 
 def test_what_is_settled_takes_no_room_that_is_kept_for_closings(tmp_path: Path) -> None:
     ours = journal(tmp_path, segment_bytes=10_000)
-    ours.opened(opening(1))
+    ours.opened(*begun(1))
     for _ in range(1000):
         ours.settled([closing(number) for number in range(2, 10)])
     assert len(files(tmp_path)) == 1
-    ours.closed(closing(1))
+    ours.closed([closing(1)])
     assert len(files(tmp_path)) == 1
     died(ours)
     ledger = Ledger()
@@ -231,7 +231,7 @@ async def test_a_file_that_its_owner_removes_while_it_is_looked_at_is_passed_ove
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = journal(tmp_path)
-    left.opened(opening(1))
+    left.opened(*begun(1))
     [name] = files(tmp_path)
     died(left)
     lock = fcntl.flock
@@ -249,7 +249,7 @@ async def test_files_that_are_settled_while_others_are_made_durable_do_no_harm(
 ) -> None:
     ours = Journal(tmp_path, fsync_seconds=0.001, segment_bytes=1)
     for number in range(1, 6):
-        ours.opened(opening(number))
+        ours.opened(*begun(number))
     loop, synced = asyncio.get_running_loop(), asyncio.Event()
     inode = os.fstat(ours._current.descriptor).st_ino
 
@@ -272,7 +272,7 @@ async def test_files_that_are_settled_while_others_are_made_durable_do_no_harm(
 @pytest.mark.parametrize("error", [Unavailable(), OSError("the disk is gone")], ids=["away", "unexpected"])
 async def test_journals_of_the_dead_are_moved_as_soon_as_they_can_be(tmp_path: Path, error: Exception) -> None:
     ours = journal(tmp_path)
-    ours.opened(opening(1))
+    ours.opened(*begun(1))
     died(ours)
     errors, moved = [error, error], asyncio.Event()
 
@@ -299,18 +299,43 @@ def test_as_long_as_requests_are_refused_a_closing_that_found_room_does_not_say_
     let_out = 0
     with suppress(Unavailable):
         while True:
-            ours.opened(opening(let_out + 1))
+            ours.opened(*begun(let_out + 1))
             let_out += 1
     assert ours.failing
-    ours.closed(closing(let_out))
+    ours.closed([closing(let_out)])
     assert ours.failing
     monkeypatch.undo()
-    ours.opened(opening(100))
+    ours.opened(*begun(100))
     assert not ours.failing
     died(ours)
     ledger = Ledger()
     asyncio.run(recover(tmp_path, ledger.save))
     assert ledger.rows[opening(let_out).request_id] == closing(let_out)
+
+
+def test_of_answers_that_end_together_a_full_disk_keeps_those_that_find_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = journal(tmp_path, segment_bytes=8000)
+
+    def full(descriptor: int, offset: int, room: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    let_out = 0
+    with suppress(Unavailable):
+        while True:
+            ours.opened(*begun(let_out + 1))
+            let_out += 1
+    ours.closed([closing(number) for number in range(1, let_out + 1)])
+    died(ours)
+    ledger = Ledger()
+    asyncio.run(recover(tmp_path, ledger.save))
+    assert len(ledger.rows) == let_out
+    closed = [number for number in range(1, let_out + 1) if ledger.rows[opening(number).request_id] == closing(number)]
+    assert closed
+    assert closed == list(range(1, len(closed) + 1))
+    assert len(closed) < let_out
 
 
 def test_a_folder_that_cannot_be_written_is_said_at_start(tmp_path: Path) -> None:

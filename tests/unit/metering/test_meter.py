@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import brotli
+import msgspec
 import pytest
 import zstandard
 
@@ -19,6 +20,7 @@ from aiwm.domain.usage import End, Source, Usage, UsageRow
 from aiwm.domain.users import Principal, Role
 from aiwm.errors import Unavailable
 from aiwm.metering.meter import Meter
+from aiwm.metering.subject import Begun, Subject
 from aiwm.providers import registry
 from aiwm.targets import Target
 from aiwm.wire.origins import Timeouts
@@ -40,16 +42,20 @@ class Book:
 
     def __init__(self, *, full: bool = False) -> None:
         self.openings: list[UsageRow] = []
-        self.closings: list[UsageRow] = []
+        self.ended: list[Meter] = []
         self._full = full
 
-    def opened(self, row: UsageRow) -> None:
+    @property
+    def closings(self) -> list[UsageRow]:
+        return [row for meter in self.ended if (row := meter.row) is not None]
+
+    def opened(self, subject: Subject, begun: Begun) -> None:
         if self._full:
             raise Unavailable
-        self.openings.append(row)
+        self.openings.append(msgspec.json.decode(subject.opening(begun), type=UsageRow))
 
-    def closed(self, row: UsageRow) -> None:
-        self.closings.append(row)
+    def closed(self, meter: Meter) -> None:
+        self.ended.append(meter)
 
 
 def target(provider: str) -> Target:
@@ -90,11 +96,10 @@ REQUEST = b'{"model":"a-model","messages":[{"role":"user","content":"123456789"}
 
 def meter(book: Book, provider: str = "openai", *, asked: str | None = "a-model", caller: Principal = CALLER) -> Meter:
     return Meter(
-        target(provider),
-        caller,
+        registry.provider(provider),
+        Subject.of(target(provider), caller, asked),
         request_id="f" * 24,
         correlation_id="correlation",
-        asked=asked,
         body=REQUEST,
         book=book,
         clock=lambda: 1_800_000_000_000,

@@ -55,7 +55,7 @@ async def test_a_flush_waits_until_what_was_recorded_before_it_is_saved() -> Non
     ledger = Ledger()
     async with at_work(ledger) as recorder:
         for number in range(5):
-            recorder.record(closing(number))
+            recorder.record([closing(number)])
         assert recorder.waiting == 5
         await recorder.flush()
         assert ledger.rows == [closing(number) for number in range(5)]
@@ -71,10 +71,10 @@ async def test_rows_wait_while_the_database_is_away_and_none_is_lost_or_doubled(
     ledger = Ledger()
     ledger.refusals = 2
     async with at_work(ledger) as recorder:
-        recorder.record(closing(1))
+        recorder.record([closing(1)])
         await ledger.tried.wait()
         assert recorder.failing
-        recorder.record(closing(2))
+        recorder.record([closing(2)])
         await recorder.flush()
         assert ledger.rows == [closing(1), closing(2)]
         assert not recorder.failing
@@ -84,11 +84,11 @@ async def test_an_error_that_nobody_thought_of_loses_no_row_and_does_not_end_the
     ledger = Ledger()
     ledger.refusals, ledger.refusal = 1, OSError("the disk is gone")
     async with at_work(ledger) as recorder:
-        recorder.record(closing(1))
+        recorder.record([closing(1)])
         with logged() as logs:
             await ledger.tried.wait()
             assert recorder.failing
-            recorder.record(closing(2))
+            recorder.record([closing(2)])
             await recorder.flush()
         assert ledger.rows == [closing(1), closing(2)]
         assert [line["level"] for line in logs] == ["error", "warning"]
@@ -99,7 +99,7 @@ async def test_a_database_that_lets_rows_wait_is_said_to_fail_until_it_takes_the
     ledger = Ledger()
     ledger.unlocked.clear()
     async with at_work(ledger, monotonic=lambda: now) as recorder:
-        recorder.record(closing(1))
+        recorder.record([closing(1)])
         await ledger.tried.wait()
         assert not recorder.failing
         now += 5.1
@@ -114,7 +114,7 @@ async def test_a_flush_gives_up_when_the_database_stays_away(monkeypatch: pytest
     ledger = Ledger()
     ledger.refusals = 1000
     async with at_work(ledger) as recorder:
-        recorder.record(closing(1))
+        recorder.record([closing(1)])
         with pytest.raises(Unavailable):
             await recorder.flush()
         assert recorder.waiting == 1
@@ -124,7 +124,7 @@ async def test_a_large_backlog_is_written_in_bounded_batches() -> None:
     ledger = Ledger()
     async with at_work(ledger) as recorder:
         for number in range(module.LARGEST_BATCH * 2 + 1):
-            recorder.record(closing(number))
+            recorder.record([closing(number)])
         await recorder.flush()
         assert max(map(len, ledger.batches)) == module.LARGEST_BATCH
         assert len(ledger.rows) == module.LARGEST_BATCH * 2 + 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import pytest
@@ -50,6 +50,11 @@ class _Asked:
     def line(self) -> Any:
         [line] = self.lines
         return line
+
+
+class _Outcome(NamedTuple):
+    tokens: int | None
+    end: str | None
 
 
 async def _answers(call: Call) -> None:
@@ -124,7 +129,7 @@ async def test_a_caller_who_is_gone_is_not_answered() -> None:
 
 async def test_the_line_says_who_did_what_and_nothing_of_the_query() -> None:
     async def work(call: Call) -> None:
-        call.user_id, call.org_id, call.tokens = "mai", "red", 33
+        call.user_id, call.org_id, call.outcome = "mai", "red", _Outcome(33, "complete")
         await _answers(call)
 
     line = (await _Asked().run(work)).line
@@ -132,8 +137,20 @@ async def test_the_line_says_who_did_what_and_nothing_of_the_query() -> None:
     assert len(line.pop("correlation_id")) == 24
     assert line == {
         "method": "GET", "path": "/models", "status": 200,
-        "user_id": "mai", "org_id": "red", "tokens": 33,
+        "user_id": "mai", "org_id": "red", "tokens": 33, "end": "complete",
     }  # fmt: skip
+
+
+async def test_how_an_answer_ended_is_told_by_who_booked_it_and_else_by_the_error() -> None:
+    def leaving(end: str | None) -> Any:
+        async def work(call: Call) -> None:
+            call.outcome = _Outcome(None, end)
+            raise ClientGone
+
+        return work
+
+    assert (await _Asked().run(leaving("client-gone"))).line["end"] == "client-gone"
+    assert (await _Asked().run(leaving(None))).line["end"] == "The client closed the connection"
 
 
 @pytest.mark.parametrize("path", ["/a\nb", "/a\x1b[2J", "/a\u2028b", "/a\x9bb", "/\x00", "/\u202eb"])

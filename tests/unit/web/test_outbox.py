@@ -95,3 +95,17 @@ async def test_a_transport_that_has_gone_meanwhile_is_passed_over_and_the_others
     gone.closing = True
     await asyncio.sleep(0)
     assert (sent, lost) == ([b"1", b"3"], [])
+
+
+async def test_what_is_to_be_done_first_is_done_before_anything_is_sent():
+    clock, sent = Clock(), list[bytes]()
+    outbox, transport = Outbox(clock), FakeTransport(sent)
+    outbox.first = lambda: sent.append(b"first")
+    outbox.write(transport, b"alone")
+    assert sent == [b"first", b"alone"]
+    outbox.write(transport, b"1")
+    outbox.write(transport, b"2")
+    await asyncio.sleep(0)
+    assert sent[2:] == [b"first", b"1", b"2"]
+    outbox.write(transport, b"3" * 20_000)
+    assert sent[-2:] == [b"first", b"3" * 20_000]
