@@ -536,8 +536,8 @@ class _Planes:
         self._inference = inference
         self._control = control
 
-    async def __call__(self, call: Call) -> None:
-        await (self._inference if self._inference.takes(call) else self._control)(call)
+    def __call__(self, call: Call) -> Coroutine[Any, Any, None]:
+        return (self._inference if self._inference.takes(call) else self._control)(call)
 
 
 # -- parts that settings choose

@@ -548,3 +548,19 @@ async def test_what_is_to_be_done_before_anything_is_sent_is_done_for_each_answe
             assert len(done) >= times
         server.stop()
         await running
+
+
+async def test_one_task_answers_the_calls_of_a_connection_and_ends_with_it() -> None:
+    async with _serving() as number:
+        serving = asyncio.all_tasks()
+        reader, writer = await asyncio.open_connection("127.0.0.1", number)
+        working: set[asyncio.Task[object]] = set()
+        for _ in range(3):
+            writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nab")
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(head.partition(b"content-length: ")[2].partition(b"\r")[0]))
+            working |= asyncio.all_tasks() - serving
+        [task] = working
+        assert not task.done()
+        writer.close()
+        await asyncio.wait_for(task, PATIENCE)

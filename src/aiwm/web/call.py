@@ -48,7 +48,7 @@ class Call:
     # Most of it stays as it is here for most calls: one is made for each request.
 
     task: asyncio.Task[None] | None = None
-    """What works on it."""
+    """What works on it, and on what comes after it on the same connection."""
     gone = False
     """Whether the caller has closed the connection before the answer was whole."""
     on_gone: Callable[[], object] | None = None
@@ -273,6 +273,13 @@ class Call:
         if self._size > _HIGH_WATER:
             self._wire.pause_reading()
         self._wake()
+
+    def fill(self, body: bytes) -> None:
+        """All of the body has come, before anybody waits for it."""
+        if body:
+            self._pieces.append(body)
+            self._size = len(body)
+        self._whole = True
 
     def received(self) -> None:
         """The body is whole."""

@@ -105,11 +105,13 @@ class Connection(asyncio.Protocol):
         "_reading",
         "_room",
         "_stopping",
+        "_task",
         "_timer",
         "_timer_at",
         "_transport",
         "_unsent",
         "_url",
+        "_waiter",
         "held_back",
     )
 
@@ -140,6 +142,10 @@ class Connection(asyncio.Protocol):
         self._call: Call | None = None
         """The call that is being answered."""
         self._line: deque[Call] = deque()
+        self._task: asyncio.Task[None] | None = None
+        """What answers the calls."""
+        self._waiter: asyncio.Future[None] | None = None
+        """What it waits for while there is none."""
         self._reading = True
         self._stopping = False
         self._parting = False
@@ -169,6 +175,7 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
         self.resume_writing()
         self._leave()
+        self._go_on()
 
     def data_received(self, data: bytes) -> None:
         if self._parting:
@@ -199,11 +206,16 @@ class Connection(asyncio.Protocol):
                 found = self._crowd.heads.find(data)
                 if found is None:
                     break
-                head, self._awaited, start = found
-                self._met(Call(self, head, length=self._awaited, keep=not self._stopping, client=self._client))
-                data = data[start:]
-                if not self._awaited:
-                    self._received()
+                head, length, start = found
+                call = Call(self, head, length=length, keep=not self._stopping, client=self._client)
+                self._met(call)
+                end = start + length
+                if len(data) < end:
+                    self._awaited, data = length, data[start:]
+                else:
+                    self._new = None
+                    call.fill(data[start:end])
+                    data = data[end:]
         return data
 
     def _parsed(self, data: bytes) -> bool:
@@ -347,20 +359,45 @@ class Connection(asyncio.Protocol):
         self._deadline = _NEVER
         if not call.whole:
             self._expect(self._patience.body)
-        task = call.task = self._loop.create_task(self._work(call))
-        self._crowd.tasks.add(task)
+        if self._task is None:
+            self._task = self._loop.create_task(self._work())
+        else:
+            self._go_on()
+        self._crowd.tasks.add(self._task)
 
-    async def _work(self, call: Call) -> None:
-        assert self._app is not None  # noqa: S101 - there is no call before `connection_made`
+    async def _work(self) -> None:
+        """Answers the calls, one after the other: a task for each would cost as much as its way to the provider."""
+        app, task, call = self._app, self._task, self._call
+        assert app is not None and task is not None  # noqa: S101, PT018 - there is no call before `connection_made`
         try:
-            await self._app(call)
+            while call is not None:
+                call.task = task
+                await app(call)
+                if not call.answered:
+                    return
+                if self._call is None:
+                    self._crowd.tasks.discard(task)
+                    self._crowd.check()
+                    await self._next()
+                call = self._call
         finally:
-            if call.task is not None:
-                self._crowd.tasks.discard(call.task)
-                self._crowd.check()
-            if not (call.answered or self._parting) and self._transport is not None:
+            self._task = None
+            self._crowd.tasks.discard(task)
+            self._crowd.check()
+            if not (call is None or call.answered or self._parting) and self._transport is not None:
                 # The only signal left that this is no end.
                 self._close(self._transport)
+
+    async def _next(self) -> None:
+        """Waits for another call, or for the end of the connection."""
+        if self._transport is not None:
+            self._waiter = self._loop.create_future()
+            await self._waiter
+
+    def _go_on(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def ended(self, *, keep: bool) -> None:
         self._call = None
