@@ -160,7 +160,7 @@ class Limiter:
     def saved(self, rows: Iterable[UsageRow]) -> None:
         """These rows have come into the ledger, with their costs."""
         spendings = []
-        for row in rows:
+        for row in [row for row in rows if row.org_id in self._limits]:
             met = self._met(row.org_id, row.user_id, row.api_key_id, row.deployment_id)
             budgets = [limit.id for limit in met if limit.budget is not None]
             if budgets:

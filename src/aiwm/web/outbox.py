@@ -30,19 +30,20 @@ class Outbox:
         self._waiting: list[tuple[asyncio.WriteTransport, bytes]] = []
 
     def write(self, transport: asyncio.WriteTransport, data: bytes) -> None:
-        now = self._clock()
-        at_once = now - self._last >= _ALONE_SECONDS
-        self._last = now
         if len(data) > _LARGE:
             self.flush()
-            at_once = True
-        if self._waiting or not at_once:
-            if not self._waiting:
-                asyncio.get_running_loop().call_soon(self.flush)
+        elif self._waiting:
             self._waiting.append((transport, data))
-        else:
+            return
+        now = self._clock()
+        alone = now - self._last >= _ALONE_SECONDS
+        self._last = now
+        if alone or len(data) > _LARGE:
             self.first()
             transport.write(data)
+        else:
+            asyncio.get_running_loop().call_soon(self.flush)
+            self._waiting.append((transport, data))
 
     def flush(self) -> None:
         """Sends what waits. To be called before anything else is done with a transport that may have something here."""
@@ -51,6 +52,8 @@ class Outbox:
         for transport, data in waiting:
             if not transport.is_closing():
                 transport.write(data)
+        if waiting:
+            self._last = self._clock()
 
 
 def _nothing() -> None:
