@@ -223,7 +223,6 @@ class _Lines:
             self._output.flush()
 
     def _encoded(self, at: float, line: RequestLine) -> bytes:
-        now = int(at * 1000)
         # What callers write freely; the rest of a line is ours.
         path = _clean(line.path)
         correlation_id = line.correlation_id
@@ -232,7 +231,7 @@ class _Lines:
         return _encoded(
             _JsonLine(
                 "info",
-                f"{_second(now // 1000)}.{now % 1000:03d}Z",
+                _stamp(int(at * 1000)),
                 correlation_id,
                 line.method.decode("ascii"),
                 path,
@@ -265,8 +264,9 @@ def _clean(spelled: bytes) -> str:
 
 
 @lru_cache(maxsize=2)
-def _second(seconds: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+def _stamp(now: int) -> str:
+    """Of a time in milliseconds."""
+    return times.iso(now)
 
 
 def redact(event: MutableMapping[str, Any]) -> None:

@@ -117,7 +117,11 @@ class Meter:
 
     def feed(self, chunk: bytes) -> None:
         """A piece of the body, as it came. Raises nothing."""
-        if not self._blind:
+        if self._blind:
+            return
+        if self._json is not None and self._decoder is None:
+            self._json.feed(chunk)
+        else:
             self._guarded(self._watch, chunk)
 
     def close(self, end: End) -> None:

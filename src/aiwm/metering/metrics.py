@@ -7,9 +7,11 @@ its token does. They are put into the library's words when somebody asks.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
 from itertools import accumulate
+from operator import attrgetter
 
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -27,18 +29,35 @@ _MOST_PROVIDERS = 200
 """A caller names its provider freely: beyond this many, new names are counted as one."""
 
 
+_outcome = attrgetter("status", "end")
+_input_tokens, _output_tokens = attrgetter("usage.input_tokens"), attrgetter("usage.output_tokens")
+_total_ms, _first_byte_ms = attrgetter("total_ms"), attrgetter("first_byte_ms")
+
+
 class _Provider:
     """The numbers of one provider."""
 
     __slots__ = ("first_byte", "first_byte_ms", "input_tokens", "output_tokens", "requests", "total", "total_ms")
 
     def __init__(self) -> None:
-        self.requests: dict[tuple[int | None, str], int] = {}
+        self.requests: Counter[tuple[int | None, str]] = Counter()
         self.input_tokens = self.output_tokens = 0
         self.first_byte = [0] * len(_LABELS)
         self.first_byte_ms = 0
         self.total = [0] * len(_LABELS)
         self.total_ms = 0
+
+    def count(self, rows: Sequence[UsageRow]) -> None:
+        self.requests.update(map(_outcome, rows))
+        self.input_tokens += sum(map(_input_tokens, rows))
+        self.output_tokens += sum(map(_output_tokens, rows))
+        for ms, number in Counter(map(_total_ms, rows)).items():
+            self.total[bisect_left(_BOUNDS, ms)] += number
+            self.total_ms += ms * number
+        for ms_or_none, number in Counter(map(_first_byte_ms, rows)).items():
+            if ms_or_none is not None:
+                self.first_byte[bisect_left(_BOUNDS, ms_or_none)] += number
+                self.first_byte_ms += ms_or_none * number
 
     def tally(self) -> Tally:
         return {
@@ -77,20 +96,11 @@ class Metrics:
 
     def _count_new(self) -> None:
         rows, self._new = self._new, []
+        by_provider: defaultdict[str, list[UsageRow]] = defaultdict(list)
         for row in rows:
-            self._count(row)
-
-    def _count(self, row: UsageRow) -> None:
-        numbers = self._providers.get(row.provider) or self._provider(row.provider)
-        key = (row.status, row.end)
-        numbers.requests[key] = numbers.requests.get(key, 0) + 1
-        numbers.input_tokens += row.usage.input_tokens
-        numbers.output_tokens += row.usage.output_tokens
-        numbers.total[bisect_left(_BOUNDS, row.total_ms)] += 1
-        numbers.total_ms += row.total_ms
-        if row.first_byte_ms is not None:
-            numbers.first_byte[bisect_left(_BOUNDS, row.first_byte_ms)] += 1
-            numbers.first_byte_ms += row.first_byte_ms
+            by_provider[row.provider].append(row)
+        for name, of_provider in by_provider.items():
+            self._provider(name).count(of_provider)
 
     def tally(self) -> Tally:
         """What is counted here, for another process to show it with its own."""
@@ -111,7 +121,7 @@ class Metrics:
         return generate_latest(registry)
 
     def _provider(self, name: str) -> _Provider:
-        if len(self._providers) >= _MOST_PROVIDERS:
+        if name not in self._providers and len(self._providers) >= _MOST_PROVIDERS:
             name = "other"
         return self._providers.setdefault(name, _Provider())
 

@@ -30,7 +30,7 @@ from aiwm.domain.ids import new_id
 from aiwm.errors import AiwmError, Invalid, RequestTimeout
 from aiwm.web.call import STATUS_LINES, Application, Call
 from aiwm.web.errors import render
-from aiwm.web.head import Head, Heads
+from aiwm.web.head import Head, Heads, Known
 from aiwm.web.outbox import Outbox
 from aiwm.wire.headers import Header
 
@@ -94,6 +94,7 @@ class Connection(asyncio.Protocol):
         "_expects_continue",
         "_headers",
         "_heading",
+        "_known",
         "_line",
         "_loop",
         "_met_last",
@@ -135,6 +136,8 @@ class Connection(asyncio.Protocol):
         """Whether the parser waits for the first byte of a request."""
         self._met_last: Call | None = None
         """The call that the parser has just met, if its head may be remembered."""
+        self._known: Known | None = None
+        """The last head that was known."""
         self._awaited = 0
         """Bytes that are to come of a body which the parser does not see."""
         self._new: Call | None = None
@@ -203,11 +206,11 @@ class Connection(asyncio.Protocol):
                 if not self._awaited:
                     self._received()
             else:
-                found = self._crowd.heads.find(data)
+                found = self._crowd.heads.find(data, self._known)
                 if found is None:
                     break
-                head, length, start = found
-                call = Call(self, head, length=length, keep=not self._stopping, client=self._client)
+                self._known, length, start = found
+                call = Call(self, self._known.head, length=length, keep=not self._stopping, client=self._client)
                 self._met(call)
                 end = start + length
                 if len(data) < end:

@@ -7,7 +7,7 @@ again; nor is what was made of it made again.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiwm.wire.headers import Header, firsts
 
@@ -51,25 +51,40 @@ class Head:
         return sum(each == name for each, _ in self.others)
 
 
+class Known(NamedTuple):
+    """A head that is remembered."""
+
+    before: bytes
+    """Its bytes up to the digits of its Content-Length."""
+    after: bytes
+    """Those behind them."""
+    head: Head
+
+
 class Heads:
     """Those remembered: the ones that came twice, lest what never comes again drives them out."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, Head] = {}
+        self._known: dict[tuple[bytes, bytes], Head] = {}
         self._bytes = 0
         self._once: dict[int, None] = {}
 
-    def find(self, data: bytes) -> tuple[Head, int, int] | None:
-        """A known head that `data` begins with: what it says, its Content-Length, and where the body begins."""
+    def find(self, data: bytes, last: Known | None = None) -> tuple[Known, int, int] | None:
+        """A known head that `data` begins with, its Content-Length, and where the body begins.
+
+        `last` is the one that it most likely is: to see that costs less than to look for it.
+        """
+        if last is not None and data.startswith(last.before):
+            cut = len(last.before)
+            stop = data.find(b"\r", cut)
+            if data.startswith(last.after, stop):
+                return _measured(last, data[cut:stop], stop)
         cut = data.find(_NAME) + len(_NAME)
         stop = data.find(b"\r", cut)
-        end = data.find(_END, stop) + len(_END)
+        before, after = data[:cut], data[stop : data.find(_END, stop) + len(_END)]
         # Before the digits there may be an end of a head that has no length; but no such head is remembered.
-        head = self._known.get(data[:cut] + data[stop:end])
-        if head is None:
-            return None
-        digits = data[cut:stop]
-        return (head, int(digits), end) if digits.isdigit() and len(digits) <= _DIGITS else None
+        head = self._known.get((before, after))
+        return None if head is None else _measured(Known(before, after, head), data[cut:stop], stop)
 
     def learn(self, data: bytes, head: Head) -> None:
         """`data` ends in a head with one Content-Length, which was read and says `head`."""
@@ -79,15 +94,22 @@ class Heads:
         # With anything else before it, or another request's bytes behind it, there would be another end of a head.
         if not plain or data.find(_END) != len(data) - len(_END) or len(data) > _LONGEST:
             return
-        key = data[:cut] + data[stop:]
+        key = data[:cut], data[stop:]
         if (once := hash(key)) not in self._once:
             if len(self._once) >= _MOST:
                 del self._once[next(iter(self._once))]
             self._once[once] = None
         elif key not in self._known:
-            while len(self._known) >= _MOST or self._bytes + len(key) > _MOST_BYTES:
-                oldest = next(iter(self._known))
-                del self._known[oldest]
-                self._bytes -= len(oldest)
+            while len(self._known) >= _MOST or self._bytes + len(data) > _MOST_BYTES:
+                before, after = next(iter(self._known))
+                del self._known[before, after]
+                self._bytes -= len(before) + len(after)
             self._known[key] = head
-            self._bytes += len(key)
+            self._bytes += len(data) - (stop - cut)
+
+
+def _measured(known: Known, digits: bytes, stop: int) -> tuple[Known, int, int] | None:
+    """`stop` is where the digits end."""
+    if len(digits) > _DIGITS or not digits.isdigit():
+        return None
+    return known, int(digits), stop + len(known.after)

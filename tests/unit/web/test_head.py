@@ -160,7 +160,7 @@ async def test_a_head_that_came_twice_is_known_with_any_length(name: bytes) -> N
     assert found is not None
     known, length, start = found
     assert (length, (head % 5)[:start]) == (5, head % 5)
-    assert known.headers(length) == [(b"host", b"x"), (b"content-length", b"5"), (b"a", b"b")]
+    assert known.head.headers(length) == [(b"host", b"x"), (b"content-length", b"5"), (b"a", b"b")]
 
 
 async def test_what_is_made_of_a_head_is_found_with_it() -> None:
