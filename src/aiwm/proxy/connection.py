@@ -52,11 +52,10 @@ class UpstreamResponse:
     Whoever has one calls `release`, once or more often, whatever happened.
     """
 
-    __slots__ = ("_connection", "_failure", "_pieces", "complete", "headers", "reason", "status")
+    __slots__ = ("_connection", "_failure", "_pieces", "complete", "headers", "status")
 
     def __init__(self, connection: Connection) -> None:
         self.status = 0
-        self.reason = b""
         self.headers: list[tuple[bytes, bytes]] = []
         self.complete = False
         self._pieces: list[bytes] = []
@@ -228,7 +227,7 @@ class Connection(asyncio.Protocol):
     def taken(self) -> None:
         """The pieces of the answer are taken: the provider may go on."""
         self._untaken = 0
-        if self._resumed() and self._answer is not None and not self._answer.complete:
+        if self._paused and self._resumed() and self._answer is not None and not self._answer.complete:
             self._expect(self._timeouts.idle)
 
     def release(self) -> None:
@@ -441,7 +440,8 @@ class Connection(asyncio.Protocol):
             return
         if answer.complete:
             self._deadline = _NEVER
-            self._stop_upload()
+            if self._upload is not None:
+                self._stop_upload()
         else:
             if answer.status >= 300:
                 self._stop_upload()  # A refusal: the provider does not want the rest (RFC 9112, 9.5).
@@ -507,10 +507,6 @@ class Connection(asyncio.Protocol):
         if self._answer is None or self._answer.complete:
             raise HttpParserError("bytes behind the answer")
 
-    def on_status(self, reason: bytes) -> None:
-        if self._answer is not None:
-            self._answer.reason += reason
-
     def on_header(self, name: bytes, value: bytes) -> None:
         self._take_header((name.lower(), value.rstrip(b" \t")))
 
@@ -523,7 +519,6 @@ class Connection(asyncio.Protocol):
             raise HttpParserError("not an answer to what was asked")
         if status < 200:
             answer.headers.clear()
-            answer.reason = b""
             return
         answer.status = status
         self._take_header = _nobodys  # What comes behind the body is a trailer.

@@ -77,7 +77,7 @@ async def test_a_request_goes_out_as_it_was_given_and_the_answer_comes_back_as_i
     data = OK + b"X-A: 1\r\nSet-Cookie: a\r\nset-cookie: b\r\nContent-Length: 5\r\n\r\nhello"
     async with RawServer(stays(data)) as server:
         response = await make_client().post(server.port, b'{"a": 1}')
-        assert (response.status, response.reason) == (200, b"OK")
+        assert response.status == 200
         assert response.headers == [
             (b"x-a", b"1"),
             (b"set-cookie", b"a"),
@@ -131,7 +131,7 @@ async def test_each_piece_of_a_stream_is_there_when_it_arrives(make_client: Make
 async def test_interim_answers_are_skipped(make_client: MakeClient, interim: bytes) -> None:
     async with RawServer(stays(interim * 2 + OK + b"content-length: 2\r\n\r\nhi")) as server:
         response = await make_client().post(server.port)
-        assert (response.status, response.reason) == (200, b"OK")
+        assert response.status == 200
         assert response.headers == [(b"content-length", b"2")]
         assert await whole(response) == b"hi"
 
