@@ -12,6 +12,8 @@ some ten times in all; these change threads once.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -31,6 +33,8 @@ from aiwm.store.tables import metadata
 
 BUSY_SECONDS = 5
 """How long a statement waits for SQLite's lock or for a pooled connection before the caller is told to try again."""
+
+_TURN_SECONDS = 0.01
 
 _READING, _WRITING = "BEGIN", "BEGIN IMMEDIATE"
 _OTHERS = 0o077
@@ -235,7 +239,7 @@ def _configure(engine: Engine) -> None:
         connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
-        cursor.execute("PRAGMA journal_mode=WAL")
+        _log_ahead(cursor)
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.close()
@@ -245,6 +249,20 @@ def _configure(engine: Engine) -> None:
     @event.listens_for(engine, "begin")
     def _begin(connection: Any) -> None:
         connection.exec_driver_sql(connection.get_execution_options()["aiwm_begin"])
+
+
+def _log_ahead(cursor: Any) -> None:
+    """SQLite lets nobody wait for this who makes a new database beside others: they are told that it is locked."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_TURN_SECONDS)
+        else:
+            return
 
 
 def _lower(value: object) -> object:

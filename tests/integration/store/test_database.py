@@ -6,6 +6,7 @@ import asyncio
 import gc
 import sqlite3
 import stat
+import threading
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -240,6 +241,35 @@ async def test_programs_that_start_at_once_migrate_one_after_the_other(database_
     for program in programs:
         await program.ping()
         await program.aclose()
+
+
+async def test_who_comes_while_another_makes_the_database_waits_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "aiwm.db"
+    path.touch(mode=0o600)
+    # As a program that has begun, and does not log ahead yet.
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as first:
+        first.execute("BEGIN IMMEDIATE")
+        ending = threading.Timer(0.3, first.rollback)
+        ending.start()
+        database = Database(f"sqlite+aiosqlite:///{path}")
+        await database.migrate()
+        await database.ping()
+        await database.aclose()
+        ending.join()
+
+
+async def test_who_is_never_let_in_says_that_the_database_is_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_, "BUSY_SECONDS", 0)
+    path = tmp_path / "aiwm.db"
+    path.touch(mode=0o600)
+    with closing(sqlite3.connect(path, isolation_level=None)) as first:
+        first.execute("BEGIN IMMEDIATE")
+        database = Database(f"sqlite+aiosqlite:///{path}")
+        with pytest.raises(StartError, match="locked"):
+            await database.migrate()
+        await database.aclose()
 
 
 # --- what keeps a program from starting ----------------------------------------------------------------------
