@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import sys
@@ -54,6 +55,16 @@ class _Worker:
         self.line = line
         self.began = time.monotonic()
         self.ready = False
+
+    def send(self, number: signal.Signals) -> None:
+        """If it has not ended.
+
+        `Process.send_signal` looks whether it has, and so may take the exit code before asyncio does, which then tells
+        whoever waits that nobody knows it: 255.
+        """
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, number)
 
 
 class Parent:
@@ -144,7 +155,7 @@ class Parent:
                 raise StartError(f"a worker can't be started: {error.strerror}") from error
         worker = self._living[number] = _Worker(process, line)
         if self._stopped.is_set():
-            process.terminate()  # It was not there yet when the signal was passed on.
+            worker.send(signal.SIGTERM)  # It was not there yet when the signal was passed on.
         return worker
 
     def _is_ready(self, number: int) -> None:
@@ -165,7 +176,7 @@ class Parent:
     def _stuck(self, number: int) -> None:
         if worker := self._living.get(number):
             _log.error("a worker does not follow what has changed, and is ended", worker=number)
-            worker.process.kill()
+            worker.send(signal.SIGKILL)
 
     def _stop(self, code: int) -> None:
         self._code = self._code or code
@@ -174,8 +185,7 @@ class Parent:
     def _pass_on(self, number: signal.Signals) -> None:
         self._stopped.set()
         for worker in self._living.values():
-            with contextlib.suppress(ProcessLookupError):
-                worker.process.send_signal(number)
+            worker.send(number)
         self._release()
         self._tell()
 
