@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 
 from aiwm.errors import StartError
 from aiwm.listeners import bind
-from aiwm.workers.parent import Parent
+from aiwm.workers.line import Line
+from aiwm.workers.parent import Parent, _Worker
 from patience import PATIENCE, eventually
 
 TESTS = Path(__file__).parents[2]
@@ -167,3 +169,15 @@ async def test_when_nobody_serves_any_more_a_worker_that_does_not_start_ends_the
         running.kill(2)
         async with asyncio.timeout(PATIENCE):
             assert await running.running == 2
+
+
+async def test_a_signal_that_comes_as_a_worker_ends_does_not_take_its_exit_code_away() -> None:
+    for _ in range(10):
+        process = await asyncio.create_subprocess_exec(sys.executable, "-S", "-c", "raise SystemExit(3)")
+        worker = _Worker(process, Line({}))
+        waiting = asyncio.create_task(process.wait())
+        async with asyncio.timeout(PATIENCE):
+            while not waiting.done():
+                worker.send(signal.SIGCONT)
+                await asyncio.sleep(0)
+        assert await waiting == 3
