@@ -159,6 +159,8 @@ class Limiter:
 
     def saved(self, rows: Iterable[UsageRow]) -> None:
         """These rows have come into the ledger, with their costs."""
+        if not self._limits:
+            return
         spendings = []
         for row in [row for row in rows if row.org_id in self._limits]:
             met = self._met(row.org_id, row.user_id, row.api_key_id, row.deployment_id)

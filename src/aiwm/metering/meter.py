@@ -135,9 +135,7 @@ class Meter:
     def row(self) -> UsageRow | None:
         """None before the end, and of a request that never reached the provider."""
         if self._row is None and self._end is not None:
-            if not self._blind:
-                self._guarded(self._conclude)
-            self._guarded(self._count)
+            self._guarded(self._conclude)
             if self._end is not End.COMPLETE and self._is_billed(self._end):
                 self._guarded(self._make_up)
             self._row = self._closed(self._end)
@@ -187,10 +185,6 @@ class Meter:
             return end is not End.PROVIDER_BROKE
         return self._status < 400
 
-    def _count(self) -> None:
-        if self._reading.found:
-            self._counted = self._reading.usage, self._reading.raw, Source.PROVIDER
-
     def _make_up(self) -> None:
         chars = 0 if self._estimate is None else self._estimate.chars()
         made_up = estimated(self._reading, chars, self._body)
@@ -212,6 +206,12 @@ class Meter:
             self._json.feed(chunk)
 
     def _conclude(self) -> None:
+        if not self._blind:
+            self._read_rest()
+        if self._reading.found:
+            self._counted = self._reading.usage, self._reading.raw, Source.PROVIDER
+
+    def _read_rest(self) -> None:
         if self._splitter is not None:
             if self._events(self._splitter.finish()) and self._estimate is not None:
                 self._estimate.feed_numbers(b"")

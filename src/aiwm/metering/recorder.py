@@ -13,9 +13,9 @@ from aiwm.logs import Log
 Save = Callable[[Sequence[UsageRow]], Awaitable[None]]
 """Writes rows and their sums in one transaction; a row that is there already changes nothing. Raises Unavailable."""
 
-GATHER_SECONDS = 0.25
+GATHER_SECONDS = 0.5
 """How long rows are gathered before a batch is written, unless somebody waits for it."""
-LARGEST_BATCH = 2000
+LARGEST_BATCH = 5000
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 _FLUSH_SECONDS = 10
 _SLOW_SECONDS = 5.0
