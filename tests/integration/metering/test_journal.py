@@ -287,10 +287,8 @@ async def test_journals_of_the_dead_are_moved_as_soon_as_they_can_be(tmp_path: P
     watching.cancel()
 
 
-def test_as_long_as_requests_are_refused_a_closing_that_found_room_does_not_say_that_all_is_well(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ours = journal(tmp_path, segment_bytes=8000)
+def _let_out_until_full(ours: Journal, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many requests the journal let out on a disk that has no room for another file."""
 
     def full(descriptor: int, offset: int, room: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -301,6 +299,14 @@ def test_as_long_as_requests_are_refused_a_closing_that_found_room_does_not_say_
         while True:
             ours.opened(*begun(let_out + 1))
             let_out += 1
+    return let_out
+
+
+def test_as_long_as_requests_are_refused_a_closing_that_found_room_does_not_say_that_all_is_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = journal(tmp_path, segment_bytes=8000)
+    let_out = _let_out_until_full(ours, monkeypatch)
     assert ours.failing
     ours.closed([closing(let_out)])
     assert ours.failing
@@ -317,16 +323,7 @@ def test_of_answers_that_end_together_a_full_disk_keeps_those_that_find_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = journal(tmp_path, segment_bytes=8000)
-
-    def full(descriptor: int, offset: int, room: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    let_out = 0
-    with suppress(Unavailable):
-        while True:
-            ours.opened(*begun(let_out + 1))
-            let_out += 1
+    let_out = _let_out_until_full(ours, monkeypatch)
     ours.closed([closing(number) for number in range(1, let_out + 1)])
     died(ours)
     ledger = Ledger()
