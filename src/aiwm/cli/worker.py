@@ -26,9 +26,6 @@ from aiwm.web.call import Application
 from aiwm.workers.parent import Birth
 from aiwm.workers.siblings import Joined, Siblings
 
-_YOUNG = 10_000
-"""New objects after which the collector looks at them: those of some hundred requests."""
-
 
 def work(settings: Settings, listeners: Mapping[str, socket.socket], *, demo: bool, birth: Birth | None = None) -> None:
     """Serves on the listeners until a signal. Raises StartError."""
@@ -104,14 +101,10 @@ async def _siblings(birth: Birth | None, *, orphaned: Callable[[], None]) -> Asy
 
 
 async def _settle_memory(whole: Awaitable[None]) -> None:
-    """What was made at start lives as long as the program: the collector need not look at it again and again.
-
-    Nor at what belongs to requests under way, each time that a few more have begun: hardly anything of them needs it.
-    """
+    """What was made at start lives as long as the program: the collector need not look at it again and again."""
     await whole
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_YOUNG)
     gc.enable()
 
 
