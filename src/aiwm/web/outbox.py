@@ -47,13 +47,16 @@ class Outbox:
 
     def flush(self) -> None:
         """Sends what waits. To be called before anything else is done with a transport that may have something here."""
-        self.first()
         waiting, self._waiting = self._waiting, []
-        for transport, data in waiting:
-            if not transport.is_closing():
-                transport.write(data)
-        if waiting:
-            self._last = self._clock()
+        try:
+            self.first()
+        finally:
+            # Whatever is wrong there: what is kept back now would keep back all that comes behind it.
+            for transport, data in waiting:
+                if not transport.is_closing():
+                    transport.write(data)
+            if waiting:
+                self._last = self._clock()
 
 
 def _nothing() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from aiwm.web.outbox import Outbox
 
 
@@ -95,6 +97,24 @@ async def test_a_transport_that_has_gone_meanwhile_is_passed_over_and_the_others
     gone.closing = True
     await asyncio.sleep(0)
     assert (sent, lost) == ([b"1", b"3"], [])
+
+
+async def test_what_waits_goes_out_even_if_what_is_to_be_done_first_fails_and_so_does_what_comes_later():
+    def fails() -> None:
+        raise RuntimeError("the first thing")
+
+    sent: list[bytes] = []
+    outbox, transport = Outbox(Clock()), FakeTransport(sent)
+    outbox.write(transport, b"1")
+    outbox.first = fails
+    outbox.write(transport, b"2")
+    with pytest.raises(RuntimeError):
+        outbox.flush()
+    assert sent == [b"1", b"2"]
+    outbox.first = lambda: None
+    outbox.write(transport, b"3")
+    await asyncio.sleep(0)
+    assert sent == [b"1", b"2", b"3"]
 
 
 async def test_what_is_to_be_done_first_is_done_before_anything_is_sent():
