@@ -263,10 +263,8 @@ def _clean(spelled: bytes) -> str:
     return _without_secrets(shown_path(spelled))
 
 
-@lru_cache(maxsize=2)
-def _stamp(now: int) -> str:
-    """Of a time in milliseconds."""
-    return times.iso(now)
+_stamp = lru_cache(maxsize=2)(times.iso)
+"""Of a time in milliseconds: many lines have the same."""
 
 
 def redact(event: MutableMapping[str, Any]) -> None:

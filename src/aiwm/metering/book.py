@@ -2,7 +2,7 @@
 
 An opening goes to the journal alone. A closing goes to the journal, which keeps it safe, to the recorder, which moves
 it to the ledger, and to the metrics. Answers that end in the same turn of the loop are booked together, one step after
-the other for all of them: that costs half of what it does to book each between other things. Nothing here waits.
+the other for all of them: that costs less than to book each between other things. Nothing here waits.
 """
 
 from __future__ import annotations

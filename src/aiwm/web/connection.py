@@ -369,7 +369,7 @@ class Connection(asyncio.Protocol):
         self._crowd.tasks.add(self._task)
 
     async def _work(self) -> None:
-        """Answers the calls, one after the other: a task for each would cost as much as its way to the provider."""
+        """Answers the calls, one after the other: to make a task for each takes some microseconds."""
         app, task, call = self._app, self._task, self._call
         assert app is not None and task is not None  # noqa: S101, PT018 - there is no call before `connection_made`
         try:
