@@ -120,7 +120,7 @@ class Journal:
         """Before their callers get the last byte. When they can't be written, the ledger still gets them."""
         lines = [_line(b"C", _encode(row)) for row in rows]
         ids = [row.request_id for row in rows]
-        if not self._append(b"".join(lines), ids, opening=False):
+        if not self._append(b"".join(lines), ids, opening=False) and len(rows) > 1:
             # On a full disk there may be room for some.
             for line, id_ in zip(lines, ids, strict=True):
                 self._append(line, (id_,), opening=False)

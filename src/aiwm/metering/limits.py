@@ -162,7 +162,7 @@ class Limiter:
         if not self._limits:
             return
         spendings = []
-        for row in [row for row in rows if row.org_id in self._limits]:
+        for row in rows:
             met = self._met(row.org_id, row.user_id, row.api_key_id, row.deployment_id)
             budgets = [limit.id for limit in met if limit.budget is not None]
             if budgets:

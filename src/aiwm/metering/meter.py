@@ -117,11 +117,7 @@ class Meter:
 
     def feed(self, chunk: bytes) -> None:
         """A piece of the body, as it came. Raises nothing."""
-        if self._blind:
-            return
-        if self._json is not None and self._decoder is None:
-            self._json.feed(chunk)
-        else:
+        if not self._blind:
             self._guarded(self._watch, chunk)
 
     def close(self, end: End) -> None:
@@ -135,7 +131,9 @@ class Meter:
     def row(self) -> UsageRow | None:
         """None before the end, and of a request that never reached the provider."""
         if self._row is None and self._end is not None:
-            self._guarded(self._conclude)
+            if not self._blind:
+                self._guarded(self._conclude)
+            self._guarded(self._count)
             if self._end is not End.COMPLETE and self._is_billed(self._end):
                 self._guarded(self._make_up)
             self._row = self._closed(self._end)
@@ -205,13 +203,11 @@ class Meter:
         elif self._json is not None:
             self._json.feed(chunk)
 
-    def _conclude(self) -> None:
-        if not self._blind:
-            self._read_rest()
+    def _count(self) -> None:
         if self._reading.found:
             self._counted = self._reading.usage, self._reading.raw, Source.PROVIDER
 
-    def _read_rest(self) -> None:
+    def _conclude(self) -> None:
         if self._splitter is not None:
             if self._events(self._splitter.finish()) and self._estimate is not None:
                 self._estimate.feed_numbers(b"")

@@ -192,30 +192,27 @@ class Call:
         """
         first, framing = firsts(headers), b""
         length = first.get(b"content-length")
+        self._left = -1 if length is None else int(length)
         if self._expects_continue and not self._whole:
             self._keep = False  # A caller who was not asked for its body may send it or leave it out.
         if self.method == b"HEAD" or status in _WITHOUT_BODY:
             self._left = 0
-        elif length is not None:
-            self._left = int(length)
-        elif self._version == "1.1":
-            self._chunked, framing = True, b"transfer-encoding: chunked\r\n"
-        else:
-            self._keep = False  # Only the end of the connection ends it.
+        elif length is None:
+            if self._version == "1.1":
+                self._chunked, framing = True, b"transfer-encoding: chunked\r\n"
+            else:
+                self._keep = False  # Only the end of the connection ends it.
         if b"close" in first.get(b"connection", b"").lower():
             self._keep = False
         elif not self._keep:
             framing += b"connection: close\r\n"
-        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
-        if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers) or 0 in lines:
+        lines = [b"%b: %b\r\n" % header for header in headers]
+        lines.append(b"x-correlation-id: %b\r\n" % self.correlation_id.encode("latin-1"))
+        block = b"".join(lines)
+        if block.count(b"\n") != len(lines) or block.count(b"\r") != len(lines) or 0 in block:
             raise ValueError("a header of the answer has a line break or a NUL in it")
         self.status = status
-        self._head = b"%b%bx-correlation-id: %b\r\n%b\r\n" % (
-            STATUS_LINES[status],
-            lines,
-            self.correlation_id.encode("latin-1"),
-            framing,
-        )
+        self._head = b"%b%b%b\r\n" % (STATUS_LINES[status], block, framing)
 
     @property
     def begun(self) -> bool:

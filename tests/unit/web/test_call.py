@@ -175,6 +175,10 @@ def test_a_header_can_not_begin_another_one(value: bytes) -> None:
     wire = Wire()
     with pytest.raises(ValueError, match="line break"):
         call(wire).start(200, [(b"note", value)])
+    asking = call(wire)
+    asking.correlation_id = value.decode("latin-1")
+    with pytest.raises(ValueError, match="line break"):
+        asking.start(200, [])
     assert wire.written == b""
 
 
